@@ -1,0 +1,102 @@
+"""Environments by name: ``make("CartPole-v1")``, ``register("My-v0", MyEnv)``, ``make("my_package.my_env:MyEnv")``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from polystep_rl.types import Env
+
+Factory = Callable[..., Env]
+
+# id -> a factory, or the import path of one ("module:attribute"), imported when it is first needed
+_FACTORIES: dict[str, Factory | str] = {
+    "CartPole-v1": "polystep_rl.envs.classic.cartpole:CartPole",
+    "Acrobot-v1": "polystep_rl.envs.classic.acrobot:Acrobot",
+    "MountainCar-v0": "polystep_rl.envs.classic.mountain_car:MountainCar",
+    "MountainCarContinuous-v0": "polystep_rl.envs.classic.mountain_car:MountainCarContinuous",
+    "Pendulum-v1": "polystep_rl.envs.classic.pendulum:Pendulum",
+    "probe/Bandit-v0": "polystep_rl.envs.probe:Bandit",
+    "probe/ContextualBandit-v0": "polystep_rl.envs.probe:ContextualBandit",
+    "probe/DelayedReward-v0": "polystep_rl.envs.probe:DelayedReward",
+    "probe/Target-v0": "polystep_rl.envs.probe:Target",
+    "probe/Integrator-v0": "polystep_rl.envs.probe:Integrator",
+}
+
+
+def registered_ids() -> list[str]:
+    """Every id that ``make`` knows, in alphabetical order."""
+    return sorted(_FACTORIES)
+
+
+def register(env_id: str, factory: Factory | str) -> None:
+    """Add an environment of your own.
+
+    ``factory`` is a callable that returns an environment (a class will do), or its import path "module:attribute".
+    Raises ValueError where the id is taken by another factory or is not usable as one.
+    """
+    if not env_id or ":" in env_id or any(character.isspace() for character in env_id):
+        raise ValueError(f"an environment id must be non-empty, without spaces or colons, got {env_id!r}")
+    if not callable(factory) and not (isinstance(factory, str) and ":" in factory):
+        raise ValueError(f"factory must be a callable or an import path 'module:attribute', got {factory!r}")
+    if _FACTORIES.get(env_id, factory) != factory:
+        raise ValueError(f"environment id {env_id!r} is already registered; choose another id")
+    _FACTORIES[env_id] = factory
+
+
+def make(env_id: str, **kwargs: Any) -> Env:
+    """The environment registered under an id, or at an import path "module:ClassName".
+
+    Keyword arguments go to the factory. Raises ValueError with one line that says what to do: for an unknown id it
+    names the closest ones.
+    """
+    if env_id in _FACTORIES:
+        factory = _FACTORIES[env_id]
+    elif ":" in env_id:
+        factory = env_id
+    else:
+        raise ValueError(_unknown(env_id))
+    if isinstance(factory, str):
+        factory = _load(factory)
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some callables written in C have none
+        signature = inspect.Signature([inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)])
+    try:
+        signature.bind(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"environment {env_id!r} cannot be made from these arguments: {error}") from None
+    env = factory(**kwargs)
+    if not isinstance(env, Env):
+        raise ValueError(f"{env_id!r} gave a {type(env).__name__}, which lacks spec, reset or step (types.Env)")
+    return env
+
+
+def _unknown(env_id: str) -> str:
+    by_lower = {known.lower(): known for known in registered_ids()}
+    close = [by_lower[known] for known in difflib.get_close_matches(env_id.lower(), by_lower, n=3, cutoff=0.4)]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known ids: {', '.join(registered_ids())}"
+    return f"unknown environment {env_id!r}: {hint}"
+
+
+def _load(path: str) -> Factory:
+    """The object at "module:attribute"."""
+    module_name, _, attribute = path.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f"import path must look like 'module:ClassName', got {path!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"cannot import environment {path!r}: {error}") from error
+    try:
+        factory = getattr(module, attribute)
+    except AttributeError:
+        close = difflib.get_close_matches(attribute, vars(module), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"module {module_name!r} has no {attribute!r}{hint}") from None
+    if not callable(factory):
+        raise ValueError(f"{path!r} is a {type(factory).__name__}, not a class or a function")
+    return factory

@@ -1,0 +1,216 @@
+"""Multilayer perceptrons in five precisions, from a linear policy (``hidden=()``) upwards.
+
+Parameters are float32 latents ``{"0": {"w": (m, k), "b": (m,)}, "1": ...}``, matrices (out, in), drawn as N(0, 1) for
+weights and N(0, 0.1) for biases in every precision; ``precision.py`` says what each of them becomes. ``deploy`` has
+the same tree: scaled floats, or integers held in float32. Constants (input scales, requantisation, the action box)
+are closed over and never enter the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from polystep_rl.policies import layers, precision
+from polystep_rl.policies.precision import QMAX, WEIGHT_UNIT, sign_pm1
+from polystep_rl.types import Array, EnvSpec, Key, Params, Policy, PolicySpec
+
+Functions = tuple[Callable[[Params], Params], Callable[[Params, Array], Array]]  # deploy, act_deployed
+
+BIAS_INIT = 0.1  # standard deviation of a bias latent at the start
+INPUT_LIMIT = 1e6  # float policies cut the normalised observation here, so that an infinite one gives an action too
+
+
+def make_policy(
+    env_spec: EnvSpec,
+    hidden: Sequence[int] = (16,),
+    precision: str = "binary",
+    obs_offset: Any = None,
+    obs_scale: Any = None,
+) -> Policy:
+    """A policy for an environment.
+
+    Args:
+        env_spec: spaces of the environment: a flat Box observation; a Discrete or a bounded flat Box action.
+        hidden: units of each hidden layer; () is a linear policy.
+        precision: one of ``PRECISIONS``.
+        obs_offset, obs_scale: (o,) or a number; the first layer sees (obs - obs_offset) / obs_scale. Default 0 and 1;
+            an integer policy resolves that to 1/32 within +-127/32, so calibrate them.
+
+    Raises:
+        ValueError: spaces that do not fit, an unknown precision, or layers too wide for exact integers.
+    """
+    obs_space, act_space = env_spec.observation_space, env_spec.action_space
+    if not isinstance(obs_space, spaces.Box) or len(obs_space.shape) != 1:
+        raise ValueError(f"{env_spec.id}: the observation space must be a flat Box, not {obs_space}")
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    if isinstance(act_space, spaces.Discrete) and act_space.start == 0:
+        head, action_size = "discrete", int(act_space.n)
+    elif isinstance(act_space, spaces.Box) and len(act_space.shape) == 1 and act_space.is_bounded():
+        head, action_size = "box", act_space.shape[0]
+        low, high = _floats(act_space.low, action_size), _floats(act_space.high, action_size)
+    else:
+        raise ValueError(
+            f"{env_spec.id}: the action space must be Discrete from 0 or a bounded flat Box, not {act_space}"
+        )
+    size = obs_space.shape[0]
+    offset = _floats(0.0 if obs_offset is None else obs_offset, size)
+    scale = _floats(1.0 if obs_scale is None else obs_scale, size)
+    return mlp_policy(PolicySpec(size, tuple(hidden), precision, head, action_size, low, high, offset, scale))
+
+
+def _floats(values: Any, size: int) -> tuple[float, ...]:
+    return tuple(float(v) for v in np.broadcast_to(np.asarray(values, np.float32), (size,)))
+
+
+def mlp_policy(spec: PolicySpec) -> Policy:
+    """The policy that a specification describes. Raises a one-line ValueError where the specification is wrong."""
+    precision.check_spec(spec)
+    integer = spec.precision in precision.INTEGER_PRECISIONS
+    deploy, forward = _integer_functions(spec) if integer else _float_functions(spec)
+    # jit, inlined into any caller's: XLA fuses multiply-adds, and so an eager call is the same function as a traced one
+    deploy, forward = jax.jit(deploy, inline=True), jax.jit(forward, inline=True)
+
+    def act(params: Params, obs: Array) -> Array:
+        return forward(deploy(params), obs)
+
+    return Policy(spec, lambda key: init_params(spec, key), act, deploy, forward)
+
+
+def init_params(spec: PolicySpec, key: Key) -> Params:
+    """Random latents, the same law in every precision: weights N(0, 1), biases N(0, 0.1)."""
+    params = {}
+    for index, (fan_in, fan_out) in enumerate(precision.layer_sizes(spec)):
+        w_key, b_key = jax.random.split(jax.random.fold_in(key, index))
+        w = jax.random.normal(w_key, (fan_out, fan_in), jnp.float32)
+        b = BIAS_INIT * jax.random.normal(b_key, (fan_out,), jnp.float32)
+        params[str(index)] = {"w": w, "b": b}
+    return params
+
+
+def _integer_functions(spec: PolicySpec) -> Functions:
+    """(deploy, act_deployed) of the int8 and binary policies; what is in the lanes is always an integer."""
+    plans, inputs = precision.plan(spec), precision.input_plan(spec)
+    box = precision.action_plan(spec) if spec.head == "box" else None
+
+    def rounded(latent: Array, unit: float, limit: int) -> Array:
+        latent = jnp.asarray(latent, jnp.float32)
+        return jnp.clip(jnp.rint(jnp.where(jnp.isnan(latent), 0.0, latent) * unit), -limit, limit)
+
+    def deploy(params: Params) -> Params:
+        deployed = {}
+        for index, layer in enumerate(plans):
+            latent = params[str(index)]
+            w = jnp.asarray(latent["w"], jnp.float32)
+            w = rounded(w, WEIGHT_UNIT, QMAX) if layer.weight_max > 1 else sign_pm1(w)
+            deployed[str(index)] = {"w": w, "b": rounded(latent["b"], layer.bias_unit, layer.bias_max)}
+        return deployed
+
+    def act_deployed(deployed: Params, obs: Array) -> Array:
+        x = layers.quantise_input(jnp.asarray(obs, jnp.float32), inputs.multiplier, inputs.zero_point)
+        for index, layer in enumerate(plans):
+            x = layers.dense(deployed[str(index)]["w"], deployed[str(index)]["b"], x)
+            if layer.activation == "sign":
+                x = sign_pm1(x)
+            elif layer.activation == "requant":
+                x = layers.requantise(x, layer.mult, layer.shift)
+        if box is None:
+            return layers.argmax_first(x)
+        mid, step, low, high = (layers.align(jnp.asarray(c), 1, x.ndim - 1) for c in box)
+        return jnp.clip(mid + x * step, low, high)
+
+    return deploy, act_deployed
+
+
+def _float_functions(spec: PolicySpec) -> Functions:
+    """(deploy, act_deployed) of float32, int8-act and binary-act.
+
+    Weights carry 1 / sqrt(fan-in) (the "NTK" parameterisation). An int8-act activation is the integer
+    rint(127 tanh(y)), and the 1 / 127 is carried by the weights that read it.
+    """
+    sizes = precision.layer_sizes(spec)
+    offset = np.asarray(spec.obs_offset, np.float32)
+    inverse = (1.0 / np.asarray(spec.obs_scale, np.float64)).astype(np.float32)
+    low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
+
+    def deploy(params: Params) -> Params:
+        deployed = {}
+        for index, (fan_in, _) in enumerate(sizes):
+            unit = QMAX if index > 0 and spec.precision == "int8-act" else 1
+            scale = np.float32(1.0 / (unit * np.sqrt(fan_in)))
+            latent = params[str(index)]
+            w, b = jnp.asarray(latent["w"], jnp.float32), jnp.asarray(latent["b"], jnp.float32)
+            deployed[str(index)] = {"w": w * scale, "b": b}
+        return deployed
+
+    def activation(y: Array) -> Array:
+        if spec.precision == "binary-act":
+            return sign_pm1(y)
+        return jnp.rint(QMAX * jnp.tanh(y)) if spec.precision == "int8-act" else jnp.tanh(y)
+
+    def act_deployed(deployed: Params, obs: Array) -> Array:
+        obs = jnp.asarray(obs, jnp.float32)
+        a, b = (layers.align(jnp.asarray(c), 1, obs.ndim - 1) for c in (offset, inverse))
+        x = jnp.where(jnp.isnan(obs), 0.0, jnp.clip((obs - a) * b, -INPUT_LIMIT, INPUT_LIMIT))
+        for index in range(len(sizes)):
+            x = layers.dense(deployed[str(index)]["w"], deployed[str(index)]["b"], x)
+            x = activation(x) if index < len(spec.hidden) else x
+        if spec.head == "discrete":
+            return layers.argmax_first(x)
+        mid, half = high * np.float32(0.5) + low * np.float32(0.5), high * np.float32(0.5) - low * np.float32(0.5)
+        lo, hi, centre, reach = (layers.align(jnp.asarray(c), 1, x.ndim - 1) for c in (low, high, mid, half))
+        return jnp.clip(centre + reach * jnp.tanh(x), lo, hi)
+
+    return deploy, act_deployed
+
+
+def integers(policy: Policy, params: Params) -> dict[str, Any]:
+    """The exact integers of an int8 or binary policy, all that export and an implementation elsewhere need.
+
+    Returns:
+        ``precision``, ``head``; ``input``: ``multiplier`` (o,) float32 and ``zero_point`` (o,) int32; ``layers``, each
+        with ``weight`` (m, k) int8, ``bias`` (m,) int32, ``activation`` (requant, sign or none), ``mult``, ``shift``,
+        ``acc_bound``; ``action_table`` (a, 255) float32 by q + 127, or None. The arithmetic:
+
+        q = 0 where obs is NaN, else clip(rint(obs * multiplier), zero_point - 127, zero_point + 127) - zero_point;
+        acc = bias + weight @ q in int32, then for requant clip((acc * mult + (2**shift >> 1)) >> shift, -127, 127)
+        with an arithmetic shift, for sign 1 if acc >= 0 else -1, for none the integers themselves; the action is the
+        first largest of them, or the row of the action table at q + 127.
+
+    Raises:
+        ValueError: the policy is not an integer one.
+    """
+    spec = policy.spec
+    if spec.precision not in precision.INTEGER_PRECISIONS:
+        raise ValueError(
+            f"a {spec.precision} policy has no integers: only {', '.join(precision.INTEGER_PRECISIONS)} do"
+        )
+    deployed, inputs = jax.device_get(policy.deploy(params)), precision.input_plan(spec)
+    described = []
+    for index, layer in enumerate(precision.plan(spec)):
+        weight, bias = np.asarray(deployed[str(index)]["w"]), np.asarray(deployed[str(index)]["b"])
+        if weight.shape != (layer.fan_out, layer.fan_in) or bias.shape != (layer.fan_out,):
+            raise ValueError(f"layer {index}: parameters of shape {weight.shape}, {bias.shape} do not fit the policy")
+        described.append(
+            {
+                "weight": weight.astype(np.int8),
+                "bias": bias.astype(np.int32),
+                "activation": layer.activation,
+                "mult": layer.mult,
+                "shift": layer.shift,
+                "acc_bound": layer.acc_bound,
+            }
+        )
+    return {
+        "precision": spec.precision,
+        "head": spec.head,
+        "input": {"multiplier": inputs.multiplier, "zero_point": inputs.zero_point},
+        "layers": described,
+        "action_table": precision.action_plan(spec).table() if spec.head == "box" else None,
+    }

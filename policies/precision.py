@@ -1,0 +1,213 @@
+"""The numbers behind each precision: ranges, static scales, requantisation, and the bound that keeps lanes exact.
+
+An integer policy is *defined* by integer arithmetic. It runs in float32 lanes, which is the same thing while every
+intermediate is an integer below 2**24; :func:`plan` chooses all static scales and enforces that bound.
+
+Latents (what the search moves) are O(1) in every layer, so one search radius fits all of them:
+
+========== ================================= ===================================================
+precision  weight                            bias (k = fan-in, s = nominal input size, see below)
+========== ================================= ===================================================
+float      latent / sqrt(k)                  latent
+int8       clip(rint(32 latent), -127, 127)  rint(latent * sqrt(k) * 32 * s), at most 4 of those
+binary     sign_pm1(latent)                  rint(latent * sqrt(k) * s), at most 4 of those
+========== ================================= ===================================================
+
+``s`` is the root mean square of one input in integer units: 32 for a quantised observation (x = 1 is 32), 80 for an
+int8 hidden activation (a normal of deviation 96 cut at 127), 1 for a binary one. So one unit of a bias latent is one
+standard deviation of the accumulator of a random policy, at every fan-in. An int8 requantisation maps that deviation
+to 96, so that a hidden unit saturates at 1.3 deviations: the saturation is the nonlinearity.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polystep_rl.types import PolicySpec
+
+PRECISIONS = ("float32", "int8", "binary", "int8-act", "binary-act")
+INTEGER_PRECISIONS = ("int8", "binary")
+HEADS = ("discrete", "box")
+
+QMAX = 127  # int8 is used symmetrically: -128 never occurs
+INPUT_UNIT = 32  # integer value of the normalised observation x = 1
+WEIGHT_UNIT = 32  # integer value of the int8 weight latent 1
+REQUANT_STD = 96  # integer value of one accumulator standard deviation after an int8 requantisation
+HIDDEN_RMS = 80  # root mean square of min(|N(0, 96)|, 127)
+BIAS_LIMIT = 4.0  # bias latents beyond this many accumulator deviations have no further effect
+EXACT = 2**24  # float32 holds every integer below this
+MULT_MAX = 255  # requantisation multipliers fit a byte
+
+
+def sign_pm1(x: jax.Array) -> jax.Array:
+    """The sign without a third value: 1 where x >= 0 (also -0.0), -1 elsewhere (also NaN). Same shape and dtype."""
+    return jnp.where(x >= 0, 1, -1).astype(x.dtype)
+
+
+class LayerPlan(NamedTuple):
+    """The static integers of one layer of an integer policy."""
+
+    fan_in: int
+    fan_out: int
+    input_max: int  # largest |input|
+    weight_max: int  # 127 (int8) or 1 (binary)
+    bias_unit: float  # float32-representable; integer bias = clip(rint(latent * bias_unit), -bias_max, bias_max)
+    bias_max: int
+    activation: str  # requant | sign | none (the integers go to argmax)
+    mult: int  # requant: clip((acc * mult + half) >> shift, -127, 127) with half = 2**shift >> 1
+    shift: int
+    acc_bound: int  # largest |accumulator|, bias and every partial sum included
+    bound: int  # largest |intermediate| of the layer, below 2**24
+
+
+class InputPlan(NamedTuple):
+    """Observation quantiser: q = clip(rint(obs * multiplier) - zero_point, -127, 127), and 0 where obs is NaN."""
+
+    multiplier: np.ndarray  # (o,) float32, 32 / obs_scale
+    zero_point: np.ndarray  # (o,) int32, rint(obs_offset * multiplier)
+
+
+class ActionPlan(NamedTuple):
+    """Integer output q in [-127, 127] to a box: action = clip(mid + q * step, low, high), all (a,) float32.
+
+    ``step`` has at most 17 significant bits, so ``q * step`` is exact and a fused multiply-add cannot differ from a
+    product and a sum. It is rounded up, so q = +-127 gives exactly high and low, and q = 0 gives mid.
+    """
+
+    mid: np.ndarray
+    step: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def table(self) -> np.ndarray:
+        """Every action by q + 127: (a, 255) float32."""
+        q = np.arange(-QMAX, QMAX + 1, dtype=np.float32)
+        with np.errstate(over="ignore"):  # the largest boxes may pass float32's end before the clip
+            raw = self.mid[:, None] + q[None, :] * self.step[:, None]
+        return np.clip(raw, self.low[:, None], self.high[:, None]).astype(np.float32)
+
+
+def layer_sizes(spec: PolicySpec) -> tuple[tuple[int, int], ...]:
+    """(fan-in, fan-out) of every layer, first to last."""
+    sizes = (spec.obs_size, *spec.hidden, spec.action_size)
+    return tuple(zip(sizes[:-1], sizes[1:], strict=True))
+
+
+def check_precision(name: str) -> str:
+    """Return ``name``, or raise a one-line ValueError that gives the closest known precision."""
+    if name in PRECISIONS:
+        return name
+    close = difflib.get_close_matches(str(name), PRECISIONS, n=1, cutoff=0.0)[0]
+    raise ValueError(f"unknown precision {name!r}: did you mean {close!r}? Known: {', '.join(PRECISIONS)}")
+
+
+def check_spec(spec: PolicySpec) -> None:
+    """Raise a one-line ValueError if a specification is inconsistent, or if its integers would not be exact."""
+    check_precision(spec.precision)
+    if spec.head not in HEADS:
+        raise ValueError(f"unknown head {spec.head!r}: 'discrete' or 'box'")
+    for name, size in (
+        ("obs_size", spec.obs_size),
+        ("action_size", spec.action_size),
+        *(("hidden", h) for h in spec.hidden),
+    ):
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+            raise ValueError(f"{name} must be a positive integer, not {size!r}")
+    box = spec.action_size if spec.head == "box" else 0
+    for name, want in (
+        ("obs_offset", spec.obs_size),
+        ("obs_scale", spec.obs_size),
+        ("action_low", box),
+        ("action_high", box),
+    ):
+        got = getattr(spec, name)
+        if len(got) != want:
+            raise ValueError(f"{name} must have {want} numbers, not {len(got)}")
+        with np.errstate(over="ignore"):
+            if not np.all(np.isfinite(np.asarray(got, np.float32))):
+                raise ValueError(f"{name} must be finite in float32, not {tuple(got)}")
+    with np.errstate(over="ignore", divide="ignore"):
+        inverse = np.asarray(INPUT_UNIT / np.asarray(spec.obs_scale, np.float64), np.float32)
+    if not (np.all(np.isfinite(inverse)) and np.all(inverse > np.finfo(np.float32).tiny)):
+        raise ValueError(f"obs_scale must be positive and neither tiny nor huge, not {tuple(spec.obs_scale)}")
+    if any(not low < high for low, high in zip(spec.action_low, spec.action_high, strict=True)):
+        raise ValueError("action_low must be below action_high in every dimension")
+    if spec.precision in INTEGER_PRECISIONS:
+        input_plan(spec)
+        plan(spec)
+
+
+def input_plan(spec: PolicySpec) -> InputPlan:
+    """The observation quantiser. ValueError if an offset is so large that its zero point is not exact in float32."""
+    multiplier = np.asarray(INPUT_UNIT / np.asarray(spec.obs_scale, np.float64), np.float32)
+    zero = np.rint(np.asarray(spec.obs_offset, np.float64) * multiplier.astype(np.float64))
+    worst = int(np.argmax(np.abs(zero)))
+    if abs(zero[worst]) + QMAX >= EXACT:
+        raise ValueError(
+            f"input {worst}: zero point {zero[worst]:.0f} reaches 2**24; shift the observation or raise its obs_scale"
+        )
+    return InputPlan(multiplier, zero.astype(np.int32))
+
+
+def action_plan(spec: PolicySpec) -> ActionPlan:
+    """The map from the integer output to the box."""
+    low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
+    mid = ((low.astype(np.float64) + high.astype(np.float64)) / 2).astype(np.float32) + np.float32(0)
+    half = np.maximum(high.astype(np.float64) - mid, mid - low.astype(np.float64))
+    mantissa, exponent = np.frexp(half / QMAX)
+    step = np.ldexp(np.ceil(mantissa * 2**17), exponent - 17)
+    return ActionPlan(mid, step.astype(np.float32), low, high)
+
+
+def _requant(gain: float, acc_bound: int) -> tuple[int, int]:
+    """(mult, shift) with mult / 2**shift near ``gain``: the most precise pair whose products stay exact in float32."""
+    for shift in range(23, -1, -1):
+        mult = round(gain * 2**shift)
+        if 1 <= mult <= MULT_MAX and acc_bound * mult + (2**shift >> 1) < EXACT:
+            return mult, shift
+    return 1, max(0, round(-math.log2(gain)))  # too wide: the caller's bound check refuses it
+
+
+def plan(spec: PolicySpec) -> tuple[LayerPlan, ...]:
+    """All static integers of an int8 or binary policy, layer by layer; () for the float precisions.
+
+    Raises:
+        ValueError: a layer could leave float32's exact integers (one line: layer, bound, what to do).
+    """
+    if spec.precision not in INTEGER_PRECISIONS:
+        return ()
+    int8 = spec.precision == "int8"
+    weight_max, weight_rms = (QMAX, WEIGHT_UNIT) if int8 else (1, 1)
+    plans = []
+    for index, (fan_in, fan_out) in enumerate(layer_sizes(spec)):
+        first, last = index == 0, index == len(spec.hidden)
+        input_max = QMAX if first or int8 else 1
+        input_rms = INPUT_UNIT if first else (HIDDEN_RMS if int8 else 1)
+        deviation = float(np.float32(math.sqrt(fan_in) * weight_rms * input_rms))
+        bias_max = int(np.rint(BIAS_LIMIT * deviation))
+        acc_bound = bound = fan_in * weight_max * input_max + bias_max
+        activation = ("none" if spec.head == "discrete" else "requant") if last else ("requant" if int8 else "sign")
+        mult, shift = (1, 0) if activation != "requant" else _requant(REQUANT_STD / deviation, acc_bound)
+        bound = acc_bound * mult + (2**shift >> 1)
+        if bound >= EXACT:
+            raise ValueError(
+                f"layer {index}: an intermediate may reach {bound}, float32 lanes are exact below {EXACT}; "
+                f"use a fan-in below {fan_in}"
+            )
+        plans.append(
+            LayerPlan(
+                fan_in, fan_out, input_max, weight_max, deviation, bias_max, activation, mult, shift, acc_bound, bound
+            )
+        )
+    return tuple(plans)
+
+
+def bounds(spec: PolicySpec) -> tuple[int, ...]:
+    """The largest |intermediate| of every layer of an integer policy, each below 2**24; () for float precisions."""
+    return tuple(layer.bound for layer in plan(spec))

@@ -1,0 +1,72 @@
+"""From settings to the strategy that they describe."""
+
+from __future__ import annotations
+
+import optax
+
+from polystep_rl import polystep as ps
+from polystep_rl import polytope, schedules, shaping, subspace, transport
+from polystep_rl.amortise import amortise
+from polystep_rl.config import ConfigError, SearchConfig
+from polystep_rl.types import Strategy
+
+
+def _schedule(search: SearchConfig, init: float, final: float | None) -> optax.Schedule:
+    if final is None or final == init:
+        return schedules.constant(init)
+    steps = search.schedule_generations
+    if search.schedule == "linear":
+        return schedules.linear(init, final, abs(init - final) / steps)
+    if search.schedule == "cosine":
+        return schedules.cosine(init, final, steps)
+    if search.schedule == "cosine_restarts":
+        return schedules.cosine_restarts(init, final, steps)
+    return schedules.power(init, 0.5, final, steps)
+
+
+def _radius(search: SearchConfig, init: float, final: float | None) -> ps.Radius:
+    schedule = _schedule(search, init, final)
+    if search.radii_times_epsilon:
+        return lambda step, epsilon: schedule(step) * epsilon
+    return ps.scheduled(schedule)
+
+
+def build_strategy(search: SearchConfig) -> Strategy:
+    """The strategy that the settings describe. Raises ValueError, in one line, for settings out of range."""
+    for name in ("schedule_generations", "episodes", "amortise"):
+        if getattr(search, name) < 1:
+            raise ConfigError(f"{name} was {getattr(search, name)}, expected at least 1")
+    for name in ("epsilon", "step_radius", "probe_radius"):
+        if not getattr(search, name) > 0:
+            raise ConfigError(f"{name} was {getattr(search, name)}, expected a number above 0")
+    space = {
+        "full": subspace.full,
+        "projection": lambda: subspace.projection(search.rank, search.subspace_size),
+        "factored": lambda: subspace.factored(search.rank),
+        "global": lambda: subspace.global_block(search.subspace_size),
+    }[search.subspace]()
+    plan = {
+        "softmax": transport.softmax,
+        "sinkhorn": transport.sinkhorn,
+        "kl": lambda: transport.kl(search.kl_penalty),
+    }[search.plan]()
+    shape = getattr(shaping, search.shaping)
+    transform = {
+        "identity": optax.identity,
+        "momentum": lambda: optax.trace(search.momentum),
+        "adam": lambda: optax.chain(optax.scale_by_adam(search.momentum), optax.scale(search.learning_rate)),
+    }[search.optimizer]()
+    geometry = ps.Geometry(
+        dim=search.particle_dim,
+        polytope=getattr(polytope, search.polytope),
+        step_radius=_radius(search, search.step_radius, search.step_radius_final),
+        probe_radius=_radius(search, search.probe_radius, search.probe_radius_final),
+        num_probe=search.probes,
+    )
+    coupling = ps.Coupling(
+        plan=plan,
+        shaping=shaping.per_row(shape) if search.shape_per_particle else shape,
+        epsilon=_schedule(search, search.epsilon, search.epsilon_final),
+    )
+    strategy = ps.polystep(space, geometry, coupling, transform, search.redraw_every)
+    return amortise(strategy, ps.shift, search.amortise) if search.amortise > 1 else strategy

@@ -1,0 +1,81 @@
+"""The command line: ``polystep-rl train | eval | play | envs | doctor``.
+
+Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted. With ``--json`` the last line of standard output is one JSON
+object, and nothing else goes there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "train a policy",
+    "eval": "evaluate a trained policy on fresh episodes",
+    "play": "roll a trained policy in the Gymnasium environment of its id and write a GIF or MP4",
+    "envs": "list environments, or check one of your own",
+    "doctor": "show versions and devices, and run a self-test of a few seconds",
+}
+USAGE = 2
+
+
+class UsageError(ValueError):
+    """The command was called wrongly. One line with what was given and what is expected."""
+
+
+def usage() -> str:
+    """The overview that ``polystep-rl --help`` prints."""
+    lines = [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: polystep-rl COMMAND [OPTIONS]",
+            "",
+            "Policy search with forward passes only: float32, int8 and binary controllers.",
+            "",
+            *lines,
+            "",
+            "polystep-rl COMMAND --help shows the options of a command, polystep-rl --version the version.",
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage(), file=sys.stdout if args else sys.stderr)
+        return 0 if args else USAGE
+    if args[0] in ("-V", "--version"):
+        from polystep_rl import __version__
+
+        print(__version__)
+        return 0
+    if args[0] not in COMMANDS:
+        close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(COMMANDS)}"
+        return _fail(f"unknown command {args[0]!r}: {hint}", USAGE)
+    return _run(args[0], args[1:])
+
+
+def _run(name: str, args: list[str]) -> int:
+    from polystep_rl.train import TrainError
+
+    command = importlib.import_module(f"polystep_rl.cli.{name}")
+    try:
+        return command.run(args)
+    except SystemExit as stop:  # tyro has printed what was wrong, or the help
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except UsageError as error:
+        return _fail(str(error), USAGE)
+    except (ValueError, TrainError) as error:  # every error of ours is one of them, and one line
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        return 1
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"polystep-rl: error: {' '.join(text.split())}", file=sys.stderr)
+    return code

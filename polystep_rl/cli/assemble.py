@@ -1,0 +1,134 @@
+"""From settings and files to the parts of a run; shared by the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from polystep_rl.build import build_strategy
+from polystep_rl.cli import UsageError
+from polystep_rl.config import TrainConfig, load_yaml
+from polystep_rl.envs import make
+from polystep_rl.evaluate import device_evaluator, evaluate_params, use_all_cores
+from polystep_rl.normalize import observation_scale
+from polystep_rl.policies import make_policy, mlp_policy
+from polystep_rl.policies.io import SavedPolicy, load_policy
+from polystep_rl.train import Streams, streams
+from polystep_rl.types import Env, Evaluation, Evaluator, Params, Policy, Strategy
+
+POLICY, BEST_POLICY = "policy", "best_policy"
+CACHE_VARIABLE = "POLYSTEP_RL_CACHE"  # a folder, or "off"
+
+
+def setup_jax(cores: int | None = None) -> None:
+    """One CPU device per core, and a persistent compilation cache in the user's cache folder."""
+    use_all_cores(cores)
+    folder = os.environ.get(CACHE_VARIABLE) or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "polystep-rl", "jax"
+    )
+    if folder != "off":
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+class Parts(NamedTuple):
+    """What training needs, made from a configuration."""
+
+    env: Env
+    policy: Policy
+    strategy: Strategy
+    evaluate: Evaluator  # candidates, on training episodes
+    evaluate_centre: Evaluator  # the point to deploy, on held-out episodes
+    keys: Streams
+
+
+def make_env(env_id: str) -> Env:
+    """The environment of an id; UsageError names the closest ids if there is none."""
+    try:
+        return make(env_id)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def make_parts(config: TrainConfig) -> Parts:
+    """Build everything that a configuration describes. UsageError for settings that do not fit together."""
+    env = make_env(config.env)
+    keys = streams(config.seed)
+    try:
+        offset, scale = observation_scale(env, keys.calibration, config.observation_scale)
+        policy = make_policy(env.spec, config.hidden, config.policy, offset, scale)
+        strategy = build_strategy(config.search)
+        evaluate = device_evaluator(env, policy, config.search.episodes)
+        evaluate_centre = device_evaluator(env, policy, config.eval_episodes)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return Parts(env, policy, strategy, evaluate, evaluate_centre, keys)
+
+
+def summarise(evaluation: Evaluation) -> dict[str, Any]:
+    """The `eval` object of --json."""
+    returns = np.asarray(evaluation.returns, np.float64)
+    return {
+        "mean_return": float(returns.mean()),
+        "std_return": float(returns.std()),
+        "mean_length": float(np.mean(evaluation.lengths)),
+        "episodes": int(returns.size),
+    }
+
+
+def evaluate_on_test(env: Env, policy: Policy, params: Params, episodes: int, seed: int) -> dict[str, Any]:
+    """Evaluate on episodes of the test stream of a seed, which training never draws from."""
+    if episodes < 1:
+        raise UsageError(f"--episodes {episodes}: expected at least 1")
+    evaluator = device_evaluator(env, policy, episodes)
+    result = jax.jit(lambda key, params: evaluate_params(evaluator, key, params))(streams(seed).test, params)
+    return summarise(jax.device_get(result))
+
+
+class LoadedRun(NamedTuple):
+    """A policy from a run folder, or from a policy file of its own."""
+
+    path: Path
+    env_id: str
+    env: Env
+    policy: Policy
+    params: Params
+    seed: int
+    meta: dict[str, Any]
+
+
+def load_run(path: Path, which: str = "best") -> LoadedRun:
+    """Load the best or the last policy of a run folder, or the policy in a `.json`/`.safetensors` pair.
+
+    Raises:
+        UsageError: nothing of that name.
+        ValueError: damaged or foreign files.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: no such run folder or policy file; check the path")
+    seed = 0
+    if path.is_dir():
+        seed = load_yaml(path / "config.yaml").seed
+        names = (BEST_POLICY, POLICY) if which == "best" else (POLICY,)
+        stems = [path / name for name in names if (path / f"{name}.json").exists()]
+        if not stems:
+            raise UsageError(f"{path}: holds no {names[0]} yet; let the run reach its first evaluation")
+        path = stems[0]
+    saved: SavedPolicy = load_policy(path)
+    env_id = saved.meta.get("env")
+    if not isinstance(env_id, str):
+        raise ValueError(f"{path}: does not say for which environment it is")
+    return LoadedRun(path, env_id, make_env(env_id), mlp_policy(saved.spec), saved.params, seed, saved.meta)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object as the last line of standard output."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()

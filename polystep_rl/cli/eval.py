@@ -1,0 +1,45 @@
+"""``polystep-rl eval RUN``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class EvalArgs:
+    """Evaluate a trained policy on fresh episodes."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder, or a policy file."""
+    episodes: int = 256
+    """Episodes to average over."""
+    seed: int | None = None
+    """Seed of the test episodes; the run's own by default. Training never draws from this stream."""
+    which: Literal["best", "last"] = "best"
+    """The best policy by held-out evaluation during training, or the last."""
+    json: bool = False
+    """Print one JSON object as the last line of standard output, and nothing else there."""
+
+
+def run(argv: list[str]) -> int:
+    """Entry point; returns the exit code."""
+    args = tyro.cli(EvalArgs, prog="polystep-rl eval", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    from polystep_rl.cli import assemble
+
+    assemble.setup_jax()
+    loaded = assemble.load_run(args.run, args.which)
+    seed = loaded.seed if args.seed is None else args.seed
+    result = assemble.evaluate_on_test(loaded.env, loaded.policy, loaded.params, args.episodes, seed)
+    if args.json:
+        assemble.print_json(result)
+    else:
+        print(
+            f"{loaded.env_id} {loaded.policy.spec.precision}: mean return {result['mean_return']:.2f} "
+            f"+- {result['std_return']:.2f} (std), mean length {result['mean_length']:.1f}, "
+            f"{result['episodes']} episodes"
+        )
+    return 0

@@ -1,0 +1,190 @@
+"""One training run from settings to a finished run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from polystep_rl import train as loop
+from polystep_rl.cli import UsageError
+from polystep_rl.cli.assemble import BEST_POLICY, POLICY, Parts, evaluate_on_test, make_parts
+from polystep_rl.config import TrainConfig, to_plain
+from polystep_rl.policies import save_policy
+from polystep_rl.rundir import RunDir
+
+LINE_SECONDS = 0.5  # between two updates of the progress line
+
+
+class RunObserver(loop.Observer):
+    """Writes metrics, checkpoints and policies to the run folder, and shows the progress line."""
+
+    def __init__(self, run: RunDir, parts: Parts, config: TrainConfig, stream: TextIO, quiet: bool) -> None:
+        self.run, self.parts, self.config = run, parts, config
+        self.console = Console(file=stream, highlight=False, soft_wrap=True)
+        self.quiet, self.stop = quiet, False
+        self.began, self.wall_before = time.perf_counter(), 0.0
+        self._shown, self._last_eval = 0.0, None
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds spent on this run, by all processes that worked on it."""
+        return self.wall_before + time.perf_counter() - self.began
+
+    def generations(self, rows: list[loop.Row]) -> None:
+        for row in rows:
+            values = {name: value for name, value in row.items() if name not in ("generation", "env_steps")}
+            self.run.log(row["generation"], row["env_steps"], {**values, "time/seconds": self.wall_seconds})
+            if row["eval/mean_reward"] is not None:
+                self._last_eval = row["eval/mean_reward"]
+        now = time.perf_counter()
+        if not self.quiet and (rows[-1]["eval/mean_reward"] is not None or now - self._shown > LINE_SECONDS):
+            self._shown = now
+            self.console.print(self._line(rows[-1]))
+
+    def _line(self, row: loop.Row) -> str:
+        steps, total = row["env_steps"], self.config.total_timesteps
+        evaluated = "-" if self._last_eval is None else f"{self._last_eval:.1f}"
+        parts = [
+            f"gen {row['generation']:>5}",
+            f"steps {steps:>10,}",
+            f"{row['time/fps']:>11,.0f}/s",
+            f"population {row['rollout/ep_rew_mean']:>8.1f}",
+            f"eval {evaluated:>7}",
+        ]
+        if "search/ess" in row:
+            parts.append(f"ess {row['search/ess']:>5.2f}")
+        if total is not None:
+            elapsed = time.perf_counter() - self.began
+            parts.append(f"eta {timedelta(seconds=round(elapsed / max(steps, 1) * max(total - steps, 0)))}")
+        return "  ".join(parts)
+
+    def checkpoint(self, progress: loop.Progress) -> None:
+        self.run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": self.wall_seconds})
+        save_policy(self.run.path / BEST_POLICY, self.parts.policy.spec, progress.best_params, self._meta(progress))
+
+    def last_policy(self, progress: loop.Progress) -> None:
+        """Write the policy at the centre, and the best one where nothing was evaluated yet."""
+        last = jax.device_get(self.parts.strategy.params(progress.state))
+        save_policy(self.run.path / POLICY, self.parts.policy.spec, last, self._meta(progress))
+        if not progress.evaluations:
+            save_policy(self.run.path / BEST_POLICY, self.parts.policy.spec, last, self._meta(progress))
+
+    def _meta(self, progress: loop.Progress) -> dict[str, Any]:
+        return {
+            "env": self.config.env,
+            "seed": self.config.seed,
+            "generation": int(progress.generation),
+            "env_steps": int(progress.env_steps),
+            "eval_return": float(progress.best_return),
+        }
+
+    def interrupted(self) -> bool:
+        return self.stop
+
+
+@contextlib.contextmanager
+def _interruptible(observer: RunObserver) -> Iterator[None]:
+    """The first Ctrl-C ends the run after the current chunk and saves it; a second one ends the process."""
+
+    def handle(signum: int, frame: Any) -> None:
+        observer.stop = True
+        signal.signal(signum, previous)
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _settings(config: TrainConfig, parts: Parts) -> loop.Settings:
+    stop_reward = config.stop_reward
+    if config.stop_at_threshold:
+        threshold = parts.env.spec.reward_threshold
+        if threshold is None:
+            raise UsageError(f"--stop-at-threshold: {config.env} has no reward threshold; give --stop-reward")
+        stop_reward = threshold if stop_reward is None else min(stop_reward, threshold)
+    for name in ("total_timesteps", "generations", "wall_seconds", "eval_freq", "eval_episodes"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: expected a number above 0")
+    if config.total_timesteps is None and config.generations is None and config.wall_seconds is None:
+        raise UsageError("no budget: give --total-timesteps, --generations or --wall-seconds")
+    return loop.Settings(
+        config.total_timesteps,
+        config.generations,
+        config.wall_seconds,
+        config.eval_freq,
+        config.eval_episodes,
+        stop_reward,
+    )
+
+
+def _open(config: TrainConfig, output: Any, progress: loop.Progress) -> tuple[RunDir, loop.Progress, float]:
+    """A new run folder, or the one that is resumed with its progress."""
+    if output.resume is None:
+        run = RunDir.create(
+            env=config.env,
+            algo=config.algo,
+            policy=config.policy,
+            seed=config.seed,
+            config=to_plain(config),
+            root=output.runs,
+            run_dir=output.run_dir,
+        )
+        run.start(track=output.track)
+        return run, progress, 0.0
+    run = RunDir.open(output.resume, finished_ok=True)
+    wall = 0.0
+    if run.latest_checkpoint() is not None:
+        progress, meta = run.load_checkpoint(progress)
+        wall = float(meta.get("wall_seconds", 0.0))
+    run.start(generation=int(progress.generation), env_steps=int(progress.env_steps), track=output.track)
+    return run, progress, wall
+
+
+def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
+    """Train as the settings say; returns the summary that `--json` prints and `summary.json` holds."""
+    parts = make_parts(config)
+    settings = _settings(config, parts)
+    progress = loop.start(parts.strategy, parts.policy.init(parts.keys.policy), parts.keys.strategy)
+    run, progress, wall_before = _open(config, output, progress)
+    observer = RunObserver(run, parts, config, stream, output.quiet)
+    observer.wall_before = wall_before
+    guard = _interruptible(observer) if install_handler else contextlib.nullcontext()
+    try:
+        with guard:
+            result = loop.train(
+                parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys, progress, settings, observer
+            )
+            progress = result.progress
+            if progress.generation > 0:
+                run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": observer.wall_seconds})
+            observer.last_policy(progress)
+            best = progress.best_params if progress.evaluations else parts.strategy.params(progress.state)
+            evaluation = evaluate_on_test(parts.env, parts.policy, best, config.eval_episodes, config.seed)
+        summary = {
+            "run_dir": str(run.path),
+            "env_steps": int(progress.env_steps),
+            "candidates": int(progress.candidates),
+            "episodes": int(progress.candidates) * config.search.episodes,
+            "generations": int(progress.generation),
+            "eval_env_steps": int(progress.eval_env_steps),
+            "wall_seconds": observer.wall_seconds,
+            "stopped_by": result.stopped_by,
+            "best_eval_return": float(progress.best_return) if np.isfinite(progress.best_return) else None,
+            "eval": evaluation,
+        }
+        if result.stopped_by != "interrupt":
+            run.finish(summary)
+    finally:
+        run.close()
+    return summary

@@ -1,0 +1,118 @@
+"""``polystep-rl train``: settings from preset, run folder or flags; the run; its summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from polystep_rl.cli import UsageError
+from polystep_rl.config import ConfigError, TrainConfig, load_yaml, preset, to_plain, to_yaml
+
+BUDGETS = ("total_timesteps", "generations", "wall_seconds", "stop_reward", "stop_at_threshold")
+MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a run goes and what it prints."""
+
+    run_dir: Path | None = None
+    """This run's own folder; refused if it holds anything. By default a new one under --runs."""
+    runs: Path = Path("runs")
+    """Where new run folders are made."""
+    resume: Path | None = None
+    """Continue this run; only budgets may be given anew."""
+    track: bool = False
+    """Log to Weights & Biases, too."""
+    quiet: bool = False
+    """No progress line."""
+    json: bool = False
+    """Print one JSON object as the last line of standard output, and nothing else there."""
+    show_config: bool = False
+    """Print the resolved settings as YAML and stop."""
+    cores: int | None = None
+    """CPU cores to use; all by default."""
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train a policy by PolyStep. Defaults come from the preset of environment and precision (--show-config)."""
+
+    config: TrainConfig = field(default_factory=TrainConfig)
+    output: Output = field(default_factory=Output)
+
+
+def _given(argv: Sequence[str], name: str, default: str) -> str:
+    """The value of a flag before the real parsing, because other defaults depend on it."""
+    flag = f"--{name}"
+    for i, arg in enumerate(argv):
+        if arg.startswith(f"{flag}="):
+            default = arg.split("=", 1)[1]
+        elif arg in (flag, flag.replace("-", "_")) and i + 1 < len(argv):
+            default = argv[i + 1]
+    return default
+
+
+def parse(argv: Sequence[str]) -> TrainArgs:
+    """Flags over the defaults of the preset, or over the settings of the run that is resumed."""
+    resume = _given(argv, "resume", "")
+    base = TrainConfig()
+    if resume:
+        config = load_yaml(Path(resume) / "config.yaml")
+    else:
+        named = {name: _given(argv, name, getattr(base, name)) for name in ("env", "policy", "preset")}
+        try:
+            config = preset(named["env"], named["policy"], named["preset"])
+        except ConfigError as error:
+            raise UsageError(str(error)) from None
+    default = TrainArgs(config, Output())
+    args = tyro.cli(TrainArgs, prog="polystep-rl train", args=list(argv), default=default, config=MARKERS)
+    if resume:
+        for entry in dataclasses.fields(config):
+            if getattr(config, entry.name) != getattr(args.config, entry.name) and entry.name not in BUDGETS:
+                raise UsageError(
+                    f"--resume continues with the run's own settings: {entry.name} cannot change "
+                    f"(only {', '.join(BUDGETS)} can)"
+                )
+        if args.output.run_dir is not None:
+            raise UsageError("--resume and --run-dir exclude each other: the run keeps its folder")
+    return args
+
+
+def run(argv: list[str]) -> int:
+    """Entry point; returns the exit code."""
+    args = parse(argv)
+    from polystep_rl.cli import assemble
+
+    if args.output.show_config:
+        if args.output.json:
+            assemble.print_json(to_plain(args.config))
+        else:
+            print(to_yaml(args.config), end="")
+        return 0
+    assemble.setup_jax(args.output.cores)
+    from polystep_rl.cli.runner import run_training
+
+    stream = sys.stderr if args.output.json else sys.stdout
+    summary = run_training(args.config, args.output, stream, install_handler=_in_main_thread())
+    if args.output.json:
+        assemble.print_json(summary)
+    elif not args.output.quiet:
+        result = summary["eval"]
+        print(
+            f"{summary['run_dir']}: mean return {result['mean_return']:.2f} over {result['episodes']} fresh episodes; "
+            f"{summary['env_steps']:,} env steps, {summary['generations']} generations, "
+            f"{summary['wall_seconds']:.1f} s, stopped by {summary['stopped_by']}",
+            file=stream,
+        )
+    return 130 if summary["stopped_by"] == "interrupt" else 0
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

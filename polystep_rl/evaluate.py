@@ -1,0 +1,142 @@
+"""From candidates to costs: population evaluation on JAX devices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jax.tree_util import Partial
+
+from polystep_rl.rollout import Episodes, RolloutConfig, rollout
+from polystep_rl.types import Array, Env, Evaluation, Evaluator, Key, Moments, Params, Policy, PyTree
+
+DEFAULT_MAX_BYTES = 256 * 2**20
+
+
+def use_all_cores(cores: int | None = None) -> None:
+    """Let JAX see one CPU device per core, so that a population is split over them.
+
+    Call it before anything runs on JAX (the command line does); afterwards it has no effect and says so by raising
+    RuntimeError. On a machine with a GPU the CPU devices are simply not the default ones.
+    """
+    jax.config.update("jax_num_cpu_devices", cores or len(os.sched_getaffinity(0)))
+    # With asynchronous dispatch the CPU client runs the shards of one program one after the other (JAX 0.10).
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def finite_cost(returns: Array) -> tuple[Array, Array]:
+    """Cost of each candidate from its returns, and how many returns were not finite.
+
+    The cost is minus the mean return. A candidate with a NaN or infinite return gets the worst finite cost of this
+    generation, so that nothing downstream meets a non-finite number (0 where no candidate is finite).
+
+    Args:
+        returns: (n, r).
+
+    Returns:
+        cost (n,), count () int32.
+    """
+    bad_return = ~jnp.isfinite(returns)
+    cost = -returns.mean(axis=1)
+    bad = ~jnp.isfinite(cost)
+    worst = jnp.max(jnp.where(bad, -jnp.inf, cost))
+    return jnp.where(bad, jnp.where(jnp.isfinite(worst), worst, 0), cost), bad_return.sum(dtype=jnp.int32)
+
+
+class Layout(NamedTuple):
+    """Where and in what portions a population is evaluated; none of it changes a result."""
+
+    rollout: RolloutConfig = RolloutConfig()
+    devices: tuple[jax.Device, ...] | None = None  # None: all devices of the default backend
+    max_bytes: int = DEFAULT_MAX_BYTES  # bound on the parameters of candidates that exist at once, per device
+
+
+def device_evaluator(
+    env: Env,
+    policy: Policy,
+    episodes: int,
+    layout: Layout = Layout(),
+    collect_moments: bool = False,
+) -> Evaluator:
+    """Evaluator for a functional environment: n candidates x ``episodes`` episodes, common random numbers.
+
+    The candidates are split over the devices; on each of them they are decoded, deployed and rolled out in chunks
+    that respect ``layout.max_bytes``. Episode j of every candidate starts from the same reset key. What ``decode``
+    needs it must bring along as a ``jax.tree_util.Partial``, whose arguments travel to every device.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes={episodes}: expected at least 1 episode per candidate")
+    mesh = Mesh(np.array(layout.devices or jax.devices()), ("candidates",))
+
+    def evaluate(key: Key, candidates: PyTree, decode: Callable[[PyTree], Params]) -> Evaluation:
+        keys = jax.random.split(key, episodes)
+        n = jax.tree.leaves(candidates)[0].shape[0]
+        shards = mesh.size if n >= mesh.size else 1
+        padded = jax.tree.map(lambda x: _pad(x, shards), candidates)
+
+        def run(decode: Callable[[PyTree], Params], chunk: PyTree, keys: Key) -> Episodes:
+            deployed = jax.vmap(policy.deploy)(decode(chunk))
+            return rollout(env, policy, deployed, keys, layout.rollout, collect_moments)
+
+        def shard(decode: Callable[[PyTree], Params], part: PyTree, keys: Key) -> Episodes:
+            out = _in_chunks(lambda c: run(decode, c, keys), part, _chunk_size(decode, policy, part, layout.max_bytes))
+            return out._replace(obs_moments=jax.tree.map(lambda x: x[None], out.obs_moments))
+
+        if shards > 1:
+            split, whole = PartitionSpec("candidates"), PartitionSpec()
+            shard = jax.shard_map(shard, mesh=mesh, in_specs=(whole, split, whole), out_specs=split, check_vma=False)
+        out = shard(decode if isinstance(decode, Partial) else Partial(decode), padded, keys)
+        returns, lengths = out.returns[:n], out.lengths[:n]
+        cost, nonfinite = finite_cost(returns)
+        moments = merge_moments(out.obs_moments)
+        # Padding repeats the last candidate; where it did, its extra episodes also entered the moments, which weighs
+        # that candidate a little more and biases nothing else. Steps are counted without it.
+        return Evaluation(cost, returns, lengths, lengths.sum(), moments, nonfinite)
+
+    return evaluate
+
+
+def evaluate_params(evaluate: Evaluator, key: Key, params: Params) -> Evaluation:
+    """Evaluate one parameter set with an evaluator (leaves without a candidate axis): Evaluation with n = 1."""
+    return evaluate(key, jax.tree.map(lambda x: x[None], params), lambda x: x)
+
+
+def merge_moments(parts: Moments) -> Moments:
+    """Merge moments along their leading axis (Chan, Golub and LeVeque 1979): leaves (k, ...) -> (...)."""
+    count = parts.weight.sum()
+    safe = jnp.maximum(count, 1)
+    weight = parts.weight[:, None]
+    mean = (weight * parts.mean).sum(0) / safe
+    m2 = (parts.m2 + weight * (parts.mean - mean) ** 2).sum(0)
+    return Moments(count, mean, m2)
+
+
+def _pad(x: Array, multiple: int) -> Array:
+    extra = -x.shape[0] % multiple
+    return jnp.concatenate([x, jnp.broadcast_to(x[-1:], (extra, *x.shape[1:]))]) if extra else x
+
+
+def _chunk_size(decode: Callable, policy: Policy, part: PyTree, max_bytes: int) -> int:
+    """Candidates whose decoded and deployed parameters fit into max_bytes, at least one."""
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), part)
+    shapes = jax.eval_shape(lambda c: (decode(c), jax.vmap(policy.deploy)(decode(c))), one)
+    per_candidate = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+    return max(1, max_bytes // max(1, per_candidate))
+
+
+def _in_chunks(run: Callable[[PyTree], Episodes], part: PyTree, size: int) -> Episodes:
+    """Run equal chunks one after the other; a single chunk runs as it is."""
+    n = jax.tree.leaves(part)[0].shape[0]
+    if size >= n:
+        return run(part)
+    chunks = -(-n // size)
+    size = -(-n // chunks)
+    stacked = jax.tree.map(lambda x: _pad(x, size).reshape(-1, size, *x.shape[1:]), part)
+    out = jax.lax.map(run, stacked)
+    flat = lambda x: x.reshape(-1, *x.shape[2:])[:n]  # noqa: E731
+    return Episodes(flat(out.returns), flat(out.lengths), merge_moments(out.obs_moments))

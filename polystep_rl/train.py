@@ -1,0 +1,298 @@
+"""The training loop: generations in compiled chunks, evaluation of the centre, budgets, and resuming.
+
+All randomness is a function of the key and of the generation's number, so a loop that continues from a saved
+`Progress` does what an uninterrupted one does, whatever the chunks were.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from polystep_rl.evaluate import evaluate_params
+from polystep_rl.types import Array, Evaluation, Evaluator, Info, Key, Params, State, Strategy
+
+MAX_CHUNK = 64  # generations in one compiled call, at most
+CHUNK_SECONDS = 0.5  # what a chunk should take: the latency of the progress line and of an interrupt
+
+
+class TrainError(RuntimeError):
+    """Training cannot go on. One line saying why."""
+
+
+class Streams(NamedTuple):
+    """Independent random streams of one seed."""
+
+    policy: Key  # the starting point
+    strategy: Key  # what the strategy asks for
+    episodes: Key  # training episodes
+    evaluation: Key  # held-out episodes during training
+    calibration: Key  # observation scales
+    test: Key  # episodes of the final report: training never draws from it
+
+
+def streams(seed: int) -> Streams:
+    """The random streams of a seed."""
+    root = jax.random.key(seed)
+    return Streams(*(jax.random.fold_in(root, i) for i in range(len(Streams._fields))))
+
+
+class Settings(NamedTuple):
+    """When to evaluate and when to stop. A budget of None is no limit; at least one must be set."""
+
+    total_timesteps: int | None = 1_000_000  # living env steps of training rollouts, all candidates counted
+    generations: int | None = None
+    wall_seconds: float | None = None
+    eval_freq: int = 50_000  # env steps between evaluations of the centre
+    eval_episodes: int = 256
+    stop_reward: float | None = None  # stop when the evaluation return is at least this twice in a row
+
+
+class Progress(NamedTuple):
+    """Where a run stands: all that a checkpoint holds beside the configuration."""
+
+    state: State
+    generation: Array  # () int32, completed
+    env_steps: Array  # () int64 on the host
+    candidates: Array  # () int64
+    eval_env_steps: Array  # () int64, counted apart
+    last_steps: Array  # () int32, env steps of the last generation
+    evaluations: Array  # () int32
+    streak: Array  # () int32, evaluations in a row at or above stop_reward
+    best_return: Array  # () float32, of the best evaluation so far
+    best_params: Params
+
+
+Row = dict[str, Any]  # name -> number, or None where this generation has none
+EVAL_COLUMNS = ("eval/mean_reward", "eval/std_reward", "eval/mean_ep_length", "eval/env_steps")
+
+
+class Observer:
+    """What a caller wants to hear about. This one is deaf; override what you need."""
+
+    def generations(self, rows: list[Row]) -> None:
+        """Metrics of the generations of a chunk, in order; the last may carry an evaluation."""
+
+    def checkpoint(self, progress: Progress) -> None:
+        """The loop can continue from here."""
+
+    def interrupted(self) -> bool:
+        """Whether to stop after this chunk."""
+        return False
+
+
+class Result(NamedTuple):
+    """The end of a run."""
+
+    progress: Progress
+    stopped_by: str  # total_timesteps | generations | wall_seconds | stop_reward | interrupt
+    wall_seconds: float  # of this call
+
+
+StepFn = Callable[[Key, Key, State], tuple[State, Info, Evaluation]]
+
+
+def make_step(strategy: Strategy, evaluate: Evaluator) -> StepFn:
+    """One generation: (strategy key, episode key, state) -> (state, info, evaluation)."""
+
+    def step(strategy_key: Key, episode_key: Key, state: State) -> tuple[State, Info, Evaluation]:
+        proposal = strategy.ask(strategy_key, state)
+        evaluation = evaluate(episode_key, proposal.candidates, Partial(strategy.decode, state))
+        state, info = strategy.tell(state, proposal, evaluation.cost)
+        return state, info, evaluation
+
+    return step
+
+
+def start(strategy: Strategy, params: Params, key: Key) -> Progress:
+    """Progress before the first generation."""
+    state = jax.jit(strategy.init)(key, params)
+    count = dict.fromkeys(("env_steps", "candidates", "eval_env_steps"), np.zeros((), np.int64))
+    small = dict.fromkeys(("generation", "last_steps", "evaluations", "streak"), np.zeros((), np.int32))
+    best = jax.tree.map(np.asarray, strategy.params(state))
+    return Progress(state=state, best_return=np.full((), -np.inf, np.float32), best_params=best, **count, **small)
+
+
+def train(
+    strategy: Strategy,
+    evaluate: Evaluator,
+    evaluate_centre: Evaluator,
+    keys: Streams,
+    progress: Progress,
+    settings: Settings = Settings(),
+    observer: Observer | None = None,
+) -> Result:
+    """Run generations until a budget is spent.
+
+    A generation is started only if one as long as the last would fit into the budget of env steps.
+
+    Args:
+        strategy: the search.
+        evaluate: evaluator of candidates.
+        evaluate_centre: evaluator of the point to deploy, on held-out episodes.
+        keys: random streams.
+        progress: from `start`, or where another run left off.
+        settings: budgets and evaluation interval.
+        observer: hears of metrics and checkpoints, and may interrupt.
+
+    Raises:
+        ValueError: no budget is set, or eval_freq is below 1.
+        TrainError: more than half of the returns of a generation were not finite.
+    """
+    if settings.total_timesteps is None and settings.generations is None and settings.wall_seconds is None:
+        raise ValueError("no budget: set total_timesteps, generations or wall_seconds")
+    if settings.eval_freq < 1:
+        raise ValueError(f"eval_freq={settings.eval_freq}: expected at least 1 env step between evaluations")
+    observer = observer or Observer()
+    run_chunk = _chunk_function(make_step(strategy, evaluate), keys)
+    run_eval = jax.jit(partial(evaluate_params, evaluate_centre))
+    began, chunk = time.perf_counter(), 1
+    while True:
+        wall = time.perf_counter() - began
+        if stopped_by := _stop_reason(progress, settings, wall, observer):
+            return Result(progress, stopped_by, wall)
+        before = progress
+        state, log = run_chunk(progress.state, _limits(progress, settings, chunk))
+        progress, rows = _book(progress, state, jax.device_get(log))
+        spent = time.perf_counter() - began - wall
+        fps = float(progress.env_steps - before.env_steps) / spent
+        if progress.env_steps // settings.eval_freq > before.env_steps // settings.eval_freq:
+            progress, rows[-1] = _evaluate_centre(progress, rows[-1], run_eval, keys, strategy, settings)
+            observer.generations([{**row, "time/fps": fps} for row in rows])
+            observer.checkpoint(progress)
+        else:
+            observer.generations([{**row, "time/fps": fps} for row in rows])
+        chunk = int(np.clip(CHUNK_SECONDS * len(rows) / spent, 1, min(MAX_CHUNK, 2 * chunk)))
+
+
+class _Limits(NamedTuple):
+    """What bounds a chunk."""
+
+    generation: Array  # () int32, the first of the chunk
+    last_steps: Array  # () int32
+    generations: Array  # () int32
+    room: Array  # () int32, env steps left in the budget
+    due: Array  # () int32, env steps until the next evaluation
+
+
+def _stop_reason(progress: Progress, settings: Settings, wall: float, observer: Observer) -> str | None:
+    if observer.interrupted():
+        return "interrupt"
+    if settings.stop_reward is not None and progress.streak >= 2:
+        return "stop_reward"
+    if settings.total_timesteps is not None and progress.env_steps + progress.last_steps >= settings.total_timesteps:
+        return "total_timesteps"
+    if settings.generations is not None and progress.generation >= settings.generations:
+        return "generations"
+    if settings.wall_seconds is not None and wall >= settings.wall_seconds:
+        return "wall_seconds"
+    return None
+
+
+def _limits(progress: Progress, settings: Settings, chunk: int) -> _Limits:
+    unlimited = np.iinfo(np.int32).max
+    left = unlimited if settings.total_timesteps is None else settings.total_timesteps - int(progress.env_steps)
+    to_go = chunk if settings.generations is None else settings.generations - int(progress.generation)
+    due = settings.eval_freq - int(progress.env_steps) % settings.eval_freq
+    as_int32 = lambda x: np.int32(min(x, unlimited))  # noqa: E731
+    return _Limits(
+        generation=progress.generation,
+        last_steps=progress.last_steps,
+        generations=as_int32(min(chunk, to_go)),
+        room=as_int32(left),
+        due=as_int32(due),
+    )
+
+
+def _chunk_function(step: StepFn, keys: Streams) -> Callable[[State, _Limits], tuple[State, dict[str, Array]]]:
+    """Compiled: some generations -> (state, log), the log's leaves (MAX_CHUNK,) with `ran` true where one ran."""
+
+    def generation(state: State, number: Array) -> tuple[State, dict[str, Array]]:
+        state, info, evaluation = step(
+            jax.random.fold_in(keys.strategy, number), jax.random.fold_in(keys.episodes, number), state
+        )
+        log = {
+            "rollout/ep_rew_mean": evaluation.returns.mean(),
+            "rollout/ep_len_mean": evaluation.lengths.mean(dtype=jnp.float32),
+            "rollout/nonfinite": evaluation.nonfinite,
+            **{f"search/{name}": value for name, value in info.items()},
+            "_steps": evaluation.env_steps.astype(jnp.int32),
+            "_candidates": jnp.int32(evaluation.cost.shape[0]),
+            "_failed": evaluation.nonfinite * 2 > evaluation.returns.size,
+            "_ran": jnp.bool_(True),
+        }
+        return state, log
+
+    def run(state: State, limits: _Limits) -> tuple[State, dict[str, Array]]:
+        shapes = jax.eval_shape(generation, state, limits.generation)[1]
+        empty = {name: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype) for name, x in shapes.items()}
+
+        def go_on(carry: tuple) -> Array:
+            _, i, used, last, failed, _ = carry
+            return (i < limits.generations) & (used + last < limits.room) & (used < limits.due) & ~failed
+
+        def body(carry: tuple) -> tuple:
+            state, i, used, _, _, log = carry
+            state, row = generation(state, limits.generation + i)
+            log = {name: log[name].at[i].set(row[name]) for name in log}
+            return state, i + 1, used + row["_steps"], row["_steps"], row["_failed"], log
+
+        zero = jnp.int32(0)
+        carry = (state, zero, zero, limits.last_steps, jnp.bool_(False), empty)
+        state, _, _, _, _, log = jax.lax.while_loop(go_on, body, carry)
+        return state, log
+
+    return jax.jit(run)
+
+
+def _book(progress: Progress, state: State, log: dict[str, np.ndarray]) -> tuple[Progress, list[Row]]:
+    """Bring the counters up to date and make one row of metrics a generation."""
+    rows: list[Row] = []
+    for i in range(int(log["_ran"].sum())):
+        steps = log["_steps"][i]
+        progress = progress._replace(
+            generation=np.asarray(progress.generation + 1, np.int32),
+            env_steps=np.asarray(progress.env_steps + steps, np.int64),
+            candidates=np.asarray(progress.candidates + log["_candidates"][i], np.int64),
+            last_steps=np.asarray(steps, np.int32),
+        )
+        row: Row = {"generation": int(progress.generation), "env_steps": int(progress.env_steps)}
+        row |= {name: value[i].item() for name, value in log.items() if not name.startswith("_")}
+        rows.append(row | dict.fromkeys(EVAL_COLUMNS))
+        if log["_failed"][i]:
+            raise TrainError(
+                f"generation {progress.generation}: more than half of the returns were NaN or infinite; "
+                "check the environment (polystep-rl envs --check), or bound its reward"
+            )
+    return progress._replace(state=state), rows
+
+
+def _evaluate_centre(
+    progress: Progress,
+    row: Row,
+    run_eval: Callable[[Key, Params], Evaluation],
+    keys: Streams,
+    strategy: Strategy,
+    settings: Settings,
+) -> tuple[Progress, Row]:
+    """Evaluate the point to deploy on episodes of its own, and keep it if it is the best so far."""
+    params = strategy.params(progress.state)
+    result = jax.device_get(run_eval(jax.random.fold_in(keys.evaluation, progress.evaluations), params))
+    mean = result.returns.mean(dtype=np.float64)
+    if mean >= progress.best_return:
+        progress = progress._replace(best_return=np.asarray(mean, np.float32), best_params=jax.device_get(params))
+    reached = settings.stop_reward is not None and mean >= settings.stop_reward
+    progress = progress._replace(
+        evaluations=np.asarray(progress.evaluations + 1, np.int32),
+        eval_env_steps=np.asarray(progress.eval_env_steps + result.env_steps, np.int64),
+        streak=np.asarray(progress.streak + 1 if reached else 0, np.int32),
+    )
+    values = (mean, result.returns.std(dtype=np.float64), result.lengths.mean(), int(progress.eval_env_steps))
+    return progress, row | {name: float(value) for name, value in zip(EVAL_COLUMNS, values, strict=True)}

@@ -1,0 +1,134 @@
+"""The few types everything is made of. No logic lives here.
+
+Axis letters, the same everywhere: ``n`` candidates, ``r`` episodes per candidate, ``t`` time, ``P`` particles,
+``V`` vertices, ``K`` probes, ``d`` particle dimension, ``s`` subspace dimension, ``D`` parameters,
+``o`` observation, ``a`` action, ``L`` simulator lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+from gymnasium import spaces
+
+Array = jax.Array
+Key = jax.Array  # a typed key, as made by jax.random.key(seed)
+PyTree = Any
+Params = PyTree
+State = PyTree
+Info = dict[str, Array]
+
+
+# --- search ------------------------------------------------------------------------------------------------------
+class Proposal(NamedTuple):
+    """What a strategy wants evaluated in this generation."""
+
+    candidates: PyTree  # every leaf (n, ...); compact form, turned into parameters by Strategy.decode
+    aux: PyTree  # what tell needs
+
+
+class Strategy(NamedTuple):
+    """A population search as pure functions (PolyStep and every evolution strategy).
+
+    ``ask`` may return its candidates in a compact form (PolyStep: which particle moved, and by how much), so that
+    ``decode`` can build the parameters of one chunk at a time and (n, D) copies never exist at once.
+    """
+
+    init: Callable[[Key, Params], State]
+    ask: Callable[[Key, State], Proposal]  # does not change the state
+    decode: Callable[[State, PyTree], Params]  # candidates with leaves (c, ...) -> parameters with leaves (c, ...)
+    tell: Callable[[State, Proposal, Array], tuple[State, Info]]  # cost: (n,), lower is better
+    params: Callable[[State], Params]  # the point to deploy: the centre, never the luckiest candidate
+
+
+class Moments(NamedTuple):
+    """Mergeable first and second moments of observations (Welford; Chan, Golub and LeVeque 1979)."""
+
+    weight: Array  # ()  number of observations
+    mean: Array  # (o,)
+    m2: Array  # (o,)  sum of squared deviations
+
+
+class Evaluation(NamedTuple):
+    """The outcome of rolling out n candidates for r episodes each."""
+
+    cost: Array  # (n,)   -returns.mean(1), made finite: the only sign flip in the code base
+    returns: Array  # (n, r)
+    lengths: Array  # (n, r)  int32
+    env_steps: Array  # ()     steps of living episodes only: the one meaning of "env steps" for every method
+    obs_moments: Moments  # over living steps; count 0 where they were not collected
+    nonfinite: Array  # ()     returns that were NaN or infinite
+
+
+# (key, candidates with leaves (n, ...), decode) -> Evaluation
+Evaluator = Callable[[Key, PyTree, Callable[[PyTree], Params]], Evaluation]
+
+
+# --- environments ------------------------------------------------------------------------------------------------
+class Step(NamedTuple):
+    """What an environment returns from one step: named, never a positional tuple."""
+
+    state: PyTree
+    obs: Array  # (o,) or the shape in the spec
+    reward: Array  # ()
+    terminated: Array  # ()  bool: the task ended here
+    truncated: Array  # ()  bool: the environment cut the episode short; the horizon is applied by the rollout
+    metrics: dict[str, Array]  # named diagnostics, each ()
+
+
+class EnvSpec(NamedTuple):
+    """The facts about an environment that policies and rollouts need."""
+
+    id: str
+    observation_space: spaces.Box
+    action_space: spaces.Discrete | spaces.Box
+    horizon: int  # steps after which an episode is truncated (Gymnasium's max_episode_steps)
+    reward_threshold: float | None  # mean return at which the task counts as solved, where one is defined
+
+
+@runtime_checkable
+class Env(Protocol):
+    """Pure JAX: one environment, unbatched, no auto-reset; randomness after reset is carried in the state."""
+
+    spec: EnvSpec
+
+    def reset(self, key: Key) -> tuple[PyTree, Array]:
+        """Draw a start: returns (state, obs)."""
+        ...
+
+    def step(self, state: PyTree, action: Array) -> Step:
+        """Advance by one control step."""
+        ...
+
+
+# --- policies ----------------------------------------------------------------------------------------------------
+class PolicySpec(NamedTuple):
+    """Everything but the parameters: serialisable, and all that export reads beside them."""
+
+    obs_size: int
+    hidden: tuple[int, ...]  # () is a linear policy
+    precision: str  # float32 | int8 | binary | int8-act | binary-act
+    head: str  # "discrete" (argmax) | "box"
+    action_size: int  # number of discrete actions, or of box dimensions
+    action_low: tuple[float, ...]  # (a,) for a box, () for discrete
+    action_high: tuple[float, ...]
+    obs_offset: tuple[float, ...]  # (o,)  x = (obs - obs_offset) / obs_scale is what the first layer sees
+    obs_scale: tuple[float, ...]  # (o,)
+
+
+class Policy(NamedTuple):
+    """A deterministic controller as pure functions.
+
+    ``act`` takes ONE observation and ONE parameter set. ``deploy`` turns searched parameters (float "latents") into
+    the arrays that run (integers for int8 and binary), once per candidate. ``act_deployed`` is the forward pass on
+    those; it is written so that extra *trailing* axes of both arguments broadcast (deployed leaves (..., L) with
+    observations (o, L)), which is the layout of the rollout. ``act(p, x) == act_deployed(deploy(p), x)``.
+    """
+
+    spec: PolicySpec
+    init: Callable[[Key], Params]
+    act: Callable[[Params, Array], Array]  # (params, obs (o,)) -> action () int32, or (a,) float32
+    deploy: Callable[[Params], PyTree]
+    act_deployed: Callable[[PyTree, Array], Array]  # (deployed, obs (o, ...)) -> action (...) or (a, ...)

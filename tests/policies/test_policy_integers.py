@@ -1,0 +1,133 @@
+"""The int8 and binary policies against an independent NumPy int32 implementation, and the arithmetic's own laws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import numpy_int32_actions, observations, random_policy, spec
+
+from polystep_rl.policies import bounds, integers, mlp_policy, sign_pm1
+from polystep_rl.policies.layers import argmax_first, requantise
+from polystep_rl.policies.precision import EXACT, action_plan, plan
+
+SHAPES = [
+    ((), "discrete", 4, 2),
+    ((), "box", 3, 1),
+    ((1,), "discrete", 2, 3),
+    ((16,), "discrete", 6, 3),
+    ((16,), "box", 3, 2),
+    ((64,), "box", 5, 1),
+    ((130,), "discrete", 4, 5),
+    ((16, 64), "discrete", 4, 2),
+    ((64, 130), "box", 8, 2),
+    ((1, 1), "box", 1, 1),
+]
+
+
+@pytest.mark.parametrize("precision", ["int8", "binary"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_numpy_int32_agrees_on_100_000_observations(precision, shape):
+    for seed, count in ((0, 90_000), (1, 10_000)):
+        policy, params = random_policy(seed, precision, *shape)
+        obs = observations(policy.spec, count, seed)
+        lanes = np.asarray(policy.act_deployed(policy.deploy(params), obs.T)).T
+        expected = numpy_int32_actions(integers(policy, params), obs)
+        np.testing.assert_array_equal(lanes, expected)
+        assert lanes.dtype == expected.dtype
+        assert len(np.unique(expected)) > 1 or 1 in policy.spec.hidden  # one unit wide may be constant
+
+
+@pytest.mark.parametrize("precision", ["int8", "binary"])
+@pytest.mark.parametrize("fan_in", [1, 64, 130, 1000])
+def test_the_bound_is_reached_and_still_exact(precision, fan_in):
+    policy = mlp_policy(spec(precision, (), "box", fan_in, 2))
+    params = {"0": {"w": jnp.array([[1e9], [-1e9]]) * jnp.ones((2, fan_in)), "b": jnp.array([1e30, -1e30])}}
+    obs = np.stack([np.full(fan_in, np.inf), np.full(fan_in, -np.inf), np.full(fan_in, np.nan)]).astype(np.float32)
+    described = integers(policy, params)
+    (layer,) = described["layers"]
+    acc = 127 * layer["weight"].astype(np.int64).sum(1) + layer["bias"]
+    assert list(np.abs(acc)) == [layer["acc_bound"]] * 2
+    assert layer["acc_bound"] * layer["mult"] + (1 << layer["shift"]) // 2 <= bounds(policy.spec)[0] < EXACT
+    got = np.stack([np.asarray(policy.act(params, o)) for o in obs])
+    np.testing.assert_array_equal(got, numpy_int32_actions(described, obs))
+    low, high = (np.asarray(v, np.float32) for v in (policy.spec.action_low, policy.spec.action_high))
+    np.testing.assert_array_equal(got[0], [high[0], low[1]])  # saturated exactly at the box
+
+
+def test_every_requantisation_scales_a_random_accumulator_to_a_useful_range():
+    for hidden in [(k,) for k in (1, 2, 3, 16, 64, 130, 600)]:
+        for layer in plan(spec("int8", hidden, "box")) + plan(spec("binary", hidden, "box"))[-1:]:
+            deviation = layer.bias_unit * layer.mult / 2**layer.shift
+            assert 64 <= deviation <= 136, (hidden, layer)
+
+
+def test_too_wide_a_layer_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"^layer 1: .* below 16777216; use a fan-in below 1100$"):
+        mlp_policy(spec("int8", (1100,)))
+    assert mlp_policy(spec("binary", (1100,))).spec.hidden == (1100,)
+    assert bounds(spec("float32")) == ()
+
+
+@pytest.mark.parametrize("mult, shift", [(1, 0), (3, 1), (255, 12), (192, 3)])
+def test_requantisation_is_monotone_saturating_and_an_arithmetic_shift(mult, shift):
+    acc = np.arange(-60_000, 60_001, dtype=np.int64)
+    got = np.asarray(requantise(jnp.asarray(acc, jnp.float32), mult, shift))
+    half = (1 << shift) >> 1
+    np.testing.assert_array_equal(got, np.clip((acc * mult + half) >> shift, -127, 127))
+    assert np.all(np.diff(got) >= 0) and got[0] == -127 and got[-1] == 127
+
+
+def test_signs_and_ties():
+    np.testing.assert_array_equal(sign_pm1(jnp.array([0.0, -0.0, -1e-30, 2.0, np.nan])), [1, 1, -1, 1, -1])
+    assert int(argmax_first(jnp.array([1.0, 3.0, 3.0, 2.0]))) == 1
+    policy = mlp_policy(spec("binary", (2,))._replace(obs_offset=(0.0,) * 4, obs_scale=(1.0,) * 4))
+    params = {
+        "0": {"w": jnp.array([[1.0, -1, 1, -1], [-1, 1, -1, 1]]), "b": jnp.zeros(2)},
+        "1": {"w": jnp.array([[-1.0, -1], [1, 1], [1, 1]]), "b": jnp.zeros(3)},
+    }
+    assert int(policy.act(params, np.ones(4, np.float32))) == 1  # both sums are 0: sign +1; then a tie, the first
+
+
+@pytest.mark.parametrize("low, high", [(-2, 2), (-1, 1), (0, 1), (-0.4, 3.3), (5, 5.001), (-3e38, 3e38), (-1e-6, 2e-6)])
+def test_action_steps_are_exact_products_and_fill_the_box(low, high):
+    box = action_plan(spec("int8", (), "box", 4, 1)._replace(action_low=(low,), action_high=(high,)))
+    q = np.arange(-127, 128)
+    exact = q * box.step.astype(np.float64)
+    np.testing.assert_array_equal(exact, (q.astype(np.float32) * box.step).astype(np.float64))  # so FMA cannot differ
+    table = box.table()[0]
+    assert table[0] == np.float32(low) and table[-1] == np.float32(high) and table[127] == box.mid[0]
+    assert np.all(np.diff(table) >= 0)
+    line = low + (high - low) * (q + 127) / 254
+    assert np.abs(table - line).max() <= 2e-5 * (high - low) + 2e-7 * max(abs(low), abs(high))
+
+
+@pytest.mark.parametrize("precision", ["int8", "binary"])
+def test_deployed_arrays_hold_bounded_integers(precision):
+    policy, params = random_policy(0, precision, (16, 16))
+    params["0"]["w"] = params["0"]["w"].at[0, 0].set(jnp.nan).at[0, 1].set(jnp.inf)
+    params["1"]["b"] = params["1"]["b"].at[0].set(jnp.nan).at[1].set(-jnp.inf)
+    deployed = policy.deploy(params)
+    for index, layer in enumerate(plan(policy.spec)):
+        w, b = np.asarray(deployed[str(index)]["w"]), np.asarray(deployed[str(index)]["b"])
+        assert np.all(w == np.rint(w)) and np.all(b == np.rint(b))
+        assert np.abs(w).max() <= layer.weight_max and np.abs(b).max() <= layer.bias_max
+        assert precision == "int8" or set(np.unique(w)) == {-1, 1}
+
+
+@pytest.mark.parametrize("precision", ["int8", "binary"])
+def test_the_order_of_hidden_units_does_not_matter(precision):
+    policy, params = random_policy(3, precision, (64,), "box")
+    order = np.random.default_rng(0).permutation(64)
+    shuffled = {
+        "0": {"w": params["0"]["w"][order], "b": params["0"]["b"][order]},
+        "1": {"w": params["1"]["w"][:, order], "b": params["1"]["b"]},
+    }
+    obs = observations(policy.spec, 5_000).T
+    one, other = (policy.act_deployed(policy.deploy(p), obs) for p in (params, shuffled))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_binary_weights_know_only_signs():
+    policy, params = random_policy(4, "binary", (16,))
+    scaled = {i: {"w": 37.0 * jnp.abs(p["w"]) ** 0.5 * sign_pm1(p["w"]), "b": p["b"]} for i, p in params.items()}
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, policy.deploy(params), policy.deploy(scaled)))
