@@ -53,6 +53,12 @@ def _report(plan: Array, iterations: Array | int, residual: Array | float) -> In
     }
 
 
+def _row_softmax(cost: Array, epsilon: Array) -> Array:
+    """softmax_v(-C_pv / eps) / P. The row's minimum goes first: the best vertex is then exp(0) however small eps is."""
+    low = cost - jnp.min(cost, axis=1, keepdims=True)
+    return jax.nn.softmax(-low / epsilon, axis=1) / cost.shape[0]
+
+
 def softmax() -> Plan:
     """One-sided plan, W_pv = softmax_v(-C_pv / eps) / P (lambda = 0).
 
@@ -62,8 +68,7 @@ def softmax() -> Plan:
     """
 
     def solve(cost: Array, epsilon: Array, duals: Array) -> tuple[Array, Array, Info]:
-        epsilon = jnp.maximum(epsilon, MIN_EPSILON)
-        plan = jax.nn.softmax(-cost / epsilon, axis=1) / cost.shape[0]
+        plan = _row_softmax(cost, jnp.maximum(epsilon, MIN_EPSILON))
         return plan, duals, _report(plan, 0, 0.0)
 
     return Plan(_zero_duals, solve)
@@ -99,8 +104,8 @@ def _solve_kl(
 
     start = _Loop(duals.astype(cost.dtype), jnp.full((), jnp.inf, cost.dtype), jnp.zeros((), jnp.int32))
     end = jax.lax.while_loop(unfinished, sweep, start)
-    row = _row_dual(cost, eps, end.column)  # last, so that the rows are exact
-    plan = jnp.exp((row[:, None] + end.column[None, :] - cost) / eps)  # T = exp((f + g - C) / eps)
+    # T = exp((f + g - C) / eps) with f solved for last: the rows are exact.
+    plan = _row_softmax(cost - end.column[None, :], eps)
     return plan, end.column.astype(duals.dtype), _report(plan, end.iterations, end.change)
 
 

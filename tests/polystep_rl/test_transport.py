@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -37,26 +38,40 @@ def test_the_file_holds_what_is_tested():
     assert all(set(step["plans"]) == set(PLANS) for step in STEPS)
 
 
+@cache
+def _solved(index, x64):
+    """Every plan of one step of the file, in one compilation: name -> (plan, new positions, iterations)."""
+    step = STEPS[index]
+
+    def solve(x, rotation, raw_cost, epsilon, radius):
+        template = jnp.asarray(getattr(polytope, step["polytope"])(x.shape[1]), x.dtype)
+        u = polytope.directions(rotation, template)
+        out = {"vertices": x[:, None] + radius * u}
+        for name, (plan, shape) in PLANS.items():
+            cost = shape(raw_cost.mean(-1))
+            made, _, report = plan.solve(cost, epsilon, plan.init(*cost.shape, cost.dtype))
+            weight, _ = transport.weights(made)
+            moved = x + polystep.barycentric_displacement(weight, u, radius)
+            out[name] = (made, moved, report["solver_iterations"])
+        return out
+
+    with jax.enable_x64(x64):
+        names = ("x", "rotation", "raw_cost", "epsilon", "step_radius")
+        made = jax.jit(solve)(*(jnp.asarray(step[name], jnp.float64 if x64 else jnp.float32) for name in names))
+        return jax.tree.map(np.asarray, made)
+
+
 @pytest.mark.parametrize(("x64", "tolerance"), [(True, 1e-9), (False, 1e-4)])
 @pytest.mark.parametrize("index", range(len(STEPS)))
 @pytest.mark.parametrize("name", PLANS)
 def test_plan_and_new_positions_equal_the_vectors(index, name, x64, tolerance):
-    step, (plan, shape) = STEPS[index], PLANS[name]
-    with jax.enable_x64(x64):
-        dtype = jnp.float64 if x64 else jnp.float32
-        x, rotation = jnp.asarray(step["x"], dtype), jnp.asarray(step["rotation"], dtype)
-        template = jnp.asarray(getattr(polytope, step["polytope"])(x.shape[1]), dtype)
-        u = polytope.directions(rotation, template)
-        cost = shape(jnp.asarray(step["raw_cost"], dtype).mean(-1))
-        made, _, report = _solve(plan, cost, step["epsilon"])
-        weight, _ = transport.weights(made)
-        radius = jnp.asarray(step["step_radius"], dtype)
-        moved = x + polystep.barycentric_displacement(weight, u, radius)
-        vertices = x[:, None] + radius * u
-    np.testing.assert_allclose(vertices, step["vertices"], rtol=0, atol=tolerance)
-    np.testing.assert_allclose(made, step["plans"][name]["plan"], rtol=0, atol=tolerance)
-    np.testing.assert_allclose(moved, step["plans"][name]["x_new"], rtol=0, atol=tolerance)
-    assert int(report["solver_iterations"]) < 500
+    expected, solved = STEPS[index], _solved(index, x64)
+    made, moved, iterations = solved[name]
+    assert made.dtype == (np.float64 if x64 else np.float32)
+    np.testing.assert_allclose(solved["vertices"], expected["vertices"], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(made, expected["plans"][name]["plan"], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(moved, expected["plans"][name]["x_new"], rtol=0, atol=tolerance)
+    assert iterations < 500
 
 
 @pytest.mark.parametrize("plan", ALL)

@@ -1,0 +1,85 @@
+"""``polystep-rl doctor``."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+ENV_STEPS = 20_000  # enough for the probe several times over; compiling takes most of the time
+
+
+@dataclass(frozen=True)
+class DoctorArgs:
+    """Show versions, devices and memory, and run a self-test of a few seconds."""
+
+    json: bool = False
+    """Print one JSON object as the last line of standard output, and nothing else there."""
+
+
+def self_test(env_steps: int = ENV_STEPS) -> dict[str, Any]:
+    """Train a binary policy on a probe whose best return is known; `ok` says whether it got there.
+
+    Returns:
+        ok, mean_return, best_return, env_steps, env_steps_per_second (of the fastest chunk), seconds.
+    """
+    from polystep_rl import config as configs
+    from polystep_rl import train as loop
+    from polystep_rl.cli.assemble import evaluate_on_test, make_parts
+
+    env_id = "probe/ContextualBandit-v0"
+    parts = make_parts(configs.preset(env_id, "binary"))
+    progress = loop.start(parts.strategy, parts.policy.init(parts.keys.policy), parts.keys.strategy)
+    rates: list[float] = []
+
+    class Rates(loop.Observer):
+        def generations(self, rows: list[loop.Row]) -> None:
+            rates.append(rows[-1]["time/fps"])
+
+    best = parts.env.best_return  # type: ignore[attr-defined]
+    settings = loop.Settings(env_steps, eval_freq=1000, stop_reward=best - 1e-6)
+    began = time.perf_counter()
+    result = loop.train(
+        parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys, progress, settings, Rates()
+    ).progress
+    reached = evaluate_on_test(parts.env, parts.policy, result.best_params, 256, 0)["mean_return"]
+    return {
+        "ok": bool(abs(reached - best) < 1e-3),
+        "mean_return": reached,
+        "best_return": best,
+        "env_steps": int(result.env_steps),
+        "env_steps_per_second": max(rates),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def run(argv: list[str]) -> int:
+    """Entry point; returns the exit code."""
+    args = tyro.cli(DoctorArgs, prog="polystep-rl doctor", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    from polystep_rl.cli import assemble
+    from polystep_rl.sysinfo import system_info
+
+    assemble.setup_jax()
+    page = os.sysconf("SC_PAGE_SIZE")
+    report: dict[str, Any] = {
+        **system_info(),
+        "memory_gib": round(page * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_available_gib": round(page * os.sysconf("SC_AVPHYS_PAGES") / 2**30, 1),
+        "self_test": self_test(),
+    }
+    ok = report["self_test"]["ok"]
+    if args.json:
+        assemble.print_json(report)
+        return 0 if ok else 1
+    for name, value in report.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, item in value.items():
+                print(f"  {key}: {item}")
+        else:
+            print(f"{name}: {value}")
+    print("self-test passed" if ok else "self-test FAILED: the search did not reach the probe's best return")
+    return 0 if ok else 1

@@ -1,0 +1,126 @@
+"""``polystep-rl play RUN``: the policy in the original Gymnasium environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from polystep_rl.cli import UsageError
+
+
+@dataclass(frozen=True)
+class PlayArgs:
+    """Roll a trained policy in the Gymnasium environment of its id."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder, or a policy file."""
+    gif: Path | None = None
+    """Write the episode here; the ending says whether as .gif or as .mp4."""
+    episodes: int = 1
+    """Episodes to play; the first is the one that is written."""
+    seed: int = 0
+    """Seed of the first episode; the next ones count up."""
+    max_steps: int | None = None
+    """Steps to write at most; the horizon by default."""
+    every: int = 2
+    """Write every so many steps as a frame."""
+    width: int = 300
+    """Width of the picture in pixels."""
+    which: Literal["best", "last"] = "best"
+    """The best policy by held-out evaluation during training, or the last."""
+    json: bool = False
+    """Print one JSON object as the last line of standard output, and nothing else there."""
+
+
+def write_film(path: Path, frames: list[Any], seconds_per_frame: float, width: int) -> None:
+    """Write RGB frames (h, w, 3) uint8 as a GIF or MP4 of the given width. UsageError for another ending."""
+    from PIL import Image
+
+    if path.suffix.lower() not in (".gif", ".mp4"):
+        raise UsageError(f"--gif {path}: expected a name that ends in .gif or .mp4")
+    pictures = [Image.fromarray(frame) for frame in frames]
+    height = round(pictures[0].height * width / pictures[0].width / 2) * 2
+    pictures = [picture.resize((width // 2 * 2, height), Image.Resampling.LANCZOS) for picture in pictures]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".gif":
+        # GIF times are whole hundredths of a second, and most viewers slow down what is shorter than two of them.
+        duration = max(20, round(seconds_per_frame * 100) * 10)
+        first, *rest = [picture.quantize(64, dither=Image.Dither.NONE) for picture in pictures]
+        first.save(path, save_all=True, append_images=rest, duration=duration, loop=0, optimize=True)
+        return
+    try:
+        import imageio.v2 as imageio
+        import imageio_ffmpeg  # noqa: F401
+        import numpy as np
+    except ImportError:
+        raise ValueError("writing MP4 needs more packages: pip install 'polystep-rl[play]', or write a .gif") from None
+    imageio.mimwrite(path, [np.asarray(picture) for picture in pictures], fps=1 / seconds_per_frame)
+
+
+def play_episode(env: Any, act: Any, seed: int, every: int = 0) -> tuple[float, int, list[Any]]:
+    """One episode: (return, length, frames); every = 0 renders nothing."""
+    import numpy as np
+
+    obs, _ = env.reset(seed=seed)
+    total, length, frames = 0.0, 0, []
+    while True:
+        if every and length % every == 0:
+            frames.append(env.render())
+        action = np.asarray(act(np.asarray(obs, np.float32)))
+        obs, reward, terminated, truncated, _ = env.step(action if action.ndim else int(action))
+        total, length = total + float(reward), length + 1
+        if terminated or truncated:
+            return total, length, frames
+
+
+def run(argv: list[str]) -> int:
+    """Entry point; returns the exit code."""
+    args = tyro.cli(PlayArgs, prog="polystep-rl play", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    for name in ("episodes", "every", "width"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name} {getattr(args, name)}: expected at least 1")
+    if args.gif is not None and args.gif.suffix.lower() not in (".gif", ".mp4"):
+        raise UsageError(f"--gif {args.gif}: expected a name that ends in .gif or .mp4")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendering needs no screen
+    import gymnasium
+    import jax
+
+    from polystep_rl.cli import assemble
+
+    assemble.setup_jax()
+    loaded = assemble.load_run(args.run, args.which)
+    try:
+        env = gymnasium.make(loaded.env_id, render_mode="rgb_array" if args.gif else None)
+    except gymnasium.error.Error as error:
+        raise ValueError(f"Gymnasium cannot make {loaded.env_id}: {error}") from None
+    deployed = loaded.policy.deploy(loaded.params)
+    act = jax.jit(lambda obs: loaded.policy.act_deployed(deployed, obs))
+    results, frames = [], []
+    for episode in range(args.episodes):
+        every = args.every if args.gif and episode == 0 else 0
+        try:
+            total, length, shown = play_episode(env, act, args.seed + episode, every)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ValueError(f"rendering needs more packages: pip install 'polystep-rl[play]' ({error})") from None
+        results.append((total, length))
+        frames = frames or shown
+    if args.gif:
+        limit = None if args.max_steps is None else max(1, args.max_steps // args.every)
+        write_film(args.gif, frames[:limit], args.every / env.metadata.get("render_fps", 30), args.width)
+    report = {
+        "env": loaded.env_id,
+        "returns": [total for total, _ in results],
+        "lengths": [length for _, length in results],
+        "file": str(args.gif) if args.gif else None,
+    }
+    if args.json:
+        assemble.print_json(report)
+    else:
+        mean = sum(report["returns"]) / len(results)
+        where = f", written to {args.gif}" if args.gif else ""
+        print(f"{loaded.env_id}: mean return {mean:.2f} over {len(results)} episode(s) of Gymnasium's own{where}")
+    return 0
