@@ -34,7 +34,6 @@ class Streams(NamedTuple):
     strategy: Key  # what the strategy asks for
     episodes: Key  # training episodes
     evaluation: Key  # held-out episodes during training
-    calibration: Key  # observation scales
     test: Key  # episodes of the final report: training never draws from it
 
 
@@ -151,7 +150,7 @@ def train(
     if settings.eval_freq < 1:
         raise ValueError(f"eval_freq={settings.eval_freq}: expected at least 1 env step between evaluations")
     observer = observer or Observer()
-    run_chunk = _chunk_function(make_step(strategy, evaluate), keys)
+    run_chunk = _chunk_function(make_step(strategy, evaluate))
     run_eval = jax.jit(partial(evaluate_params, evaluate_centre))
     began, chunk = time.perf_counter(), 1
     while True:
@@ -159,7 +158,7 @@ def train(
         if stopped_by := _stop_reason(progress, settings, wall, observer):
             return Result(progress, stopped_by, wall)
         before = progress
-        state, log = run_chunk(progress.state, _limits(progress, settings, chunk))
+        state, log = run_chunk(keys, progress.state, _limits(progress, settings, chunk))
         progress, rows = _book(progress, state, jax.device_get(log))
         spent = time.perf_counter() - began - wall
         fps = float(progress.env_steps - before.env_steps) / spent
@@ -211,10 +210,10 @@ def _limits(progress: Progress, settings: Settings, chunk: int) -> _Limits:
     )
 
 
-def _chunk_function(step: StepFn, keys: Streams) -> Callable[[State, _Limits], tuple[State, dict[str, Array]]]:
+def _chunk_function(step: StepFn) -> Callable[[Streams, State, _Limits], tuple[State, dict[str, Array]]]:
     """Compiled: some generations -> (state, log), the log's leaves (MAX_CHUNK,) with `ran` true where one ran."""
 
-    def generation(state: State, number: Array) -> tuple[State, dict[str, Array]]:
+    def generation(keys: Streams, state: State, number: Array) -> tuple[State, dict[str, Array]]:
         state, info, evaluation = step(
             jax.random.fold_in(keys.strategy, number), jax.random.fold_in(keys.episodes, number), state
         )
@@ -230,8 +229,8 @@ def _chunk_function(step: StepFn, keys: Streams) -> Callable[[State, _Limits], t
         }
         return state, log
 
-    def run(state: State, limits: _Limits) -> tuple[State, dict[str, Array]]:
-        shapes = jax.eval_shape(generation, state, limits.generation)[1]
+    def run(keys: Streams, state: State, limits: _Limits) -> tuple[State, dict[str, Array]]:
+        shapes = jax.eval_shape(generation, keys, state, limits.generation)[1]
         empty = {name: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype) for name, x in shapes.items()}
 
         def go_on(carry: tuple) -> Array:
@@ -240,7 +239,7 @@ def _chunk_function(step: StepFn, keys: Streams) -> Callable[[State, _Limits], t
 
         def body(carry: tuple) -> tuple:
             state, i, used, _, _, log = carry
-            state, row = generation(state, limits.generation + i)
+            state, row = generation(keys, state, limits.generation + i)
             log = {name: log[name].at[i].set(row[name]) for name in log}
             return state, i + 1, used + row["_steps"], row["_steps"], row["_failed"], log
 

@@ -23,6 +23,7 @@ from polystep_rl.train import Streams, streams
 from polystep_rl.types import Env, Evaluation, Evaluator, Params, Policy, Strategy
 
 POLICY, BEST_POLICY = "policy", "best_policy"
+CALIBRATION_SEED = 0  # input scales belong to the environment, not to a run: all seeds then share one compiled program
 CACHE_VARIABLE = "POLYSTEP_RL_CACHE"  # a folder, or "off"
 
 
@@ -62,7 +63,7 @@ def make_parts(config: TrainConfig) -> Parts:
     env = make_env(config.env)
     keys = streams(config.seed)
     try:
-        offset, scale = observation_scale(env, keys.calibration, config.observation_scale)
+        offset, scale = observation_scale(env, jax.random.key(CALIBRATION_SEED), config.observation_scale)
         policy = make_policy(env.spec, config.hidden, config.policy, offset, scale)
         strategy = build_strategy(config.search)
         evaluate = device_evaluator(env, policy, config.search.episodes)
