@@ -7,8 +7,10 @@ import optax
 from polystep_rl import polystep as ps
 from polystep_rl import polytope, schedules, shaping, subspace, transport
 from polystep_rl.amortise import amortise
-from polystep_rl.config import ConfigError, SearchConfig
+from polystep_rl.config import ConfigError, SearchConfig, check_ranges
 from polystep_rl.types import Strategy
+
+MAX_NUMBERS = 2**24  # coordinates of one particle's candidates; more is a slip of the finger
 
 
 def _schedule(search: SearchConfig, init: float, final: float | None) -> optax.Schedule:
@@ -33,12 +35,14 @@ def _radius(search: SearchConfig, init: float, final: float | None) -> ps.Radius
 
 def build_strategy(search: SearchConfig) -> Strategy:
     """The strategy that the settings describe. Raises ValueError, in one line, for settings out of range."""
-    for name in ("schedule_generations", "episodes", "amortise"):
-        if getattr(search, name) < 1:
-            raise ConfigError(f"{name} was {getattr(search, name)}, expected at least 1")
-    for name in ("epsilon", "step_radius", "probe_radius"):
-        if not getattr(search, name) > 0:
-            raise ConfigError(f"{name} was {getattr(search, name)}, expected a number above 0")
+    check_ranges(search)
+    vertices = {"orthoplex": lambda d: 2 * d, "simplex": lambda d: d + 1, "cube": lambda d: 2 ** min(d, 64)}
+    directions = vertices[search.polytope](search.particle_dim) * search.probes
+    if directions * search.particle_dim > MAX_NUMBERS:
+        raise ConfigError(
+            f"particle_dim was {search.particle_dim} and probes {search.probes}, which makes {directions:.3g} candidates "
+            f"per particle ({search.polytope}); expected fewer, of at most {MAX_NUMBERS:,} coordinates together"
+        )
     space = {
         "full": subspace.full,
         "projection": lambda: subspace.projection(search.rank, search.subspace_size),

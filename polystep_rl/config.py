@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -154,10 +156,10 @@ def from_plain(cls: type, values: Mapping[str, Any], where: str = "configuration
     """
     hints = typing.get_type_hints(cls)
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: expected a mapping of settings, got {values!r}")
+        raise ConfigError(f"{where}: expected a mapping of settings, got {reprlib.repr(values)}")
     for name in values:
         if name not in hints:
-            raise ConfigError(f"{where}: unknown setting {name!r}{_suggest(str(name), hints)}")
+            raise ConfigError(f"{where}: unknown setting {reprlib.repr(name)}{_suggest(str(name), hints)}")
     return cls(**{name: _checked(hints[name], value, f"{where}: {name}") for name, value in values.items()})
 
 
@@ -176,8 +178,45 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         good = type(value) in [type(None) if kind is None else kind for kind in kinds]
     if not good:
         expected = " or ".join(map(str, options)) if origin is Literal else getattr(hint, "__name__", str(hint))
-        raise ConfigError(f"{where} was {value!r}, expected {expected}")
+        raise ConfigError(f"{where} was {reprlib.repr(value)}, expected {expected}")
     return value
+
+
+# The smallest values; None is not looked at.
+_AT_LEAST = {
+    **dict.fromkeys(("subspace_size", "rank", "particle_dim", "probes", "schedule_generations"), 1),
+    **dict.fromkeys(("amortise", "episodes", "hidden", "total_timesteps", "generations", "eval_freq"), 1),
+    **dict.fromkeys(("eval_episodes",), 1),
+    **dict.fromkeys(("seed", "redraw_every", "momentum", "kl_penalty", "epsilon_final"), 0),
+}
+_ABOVE_ZERO = {"epsilon", "step_radius", "step_radius_final", "probe_radius", "probe_radius_final"}
+_ABOVE_ZERO |= {"learning_rate", "wall_seconds"}
+_INFINITE_OK = {"kl_penalty", "wall_seconds"}
+MAX_SEED = 2**32 - 1  # beyond it, jax.random.key gives the same stream to many seeds
+
+
+def check_ranges(config: Any) -> None:
+    """Raise ConfigError, naming the setting, for the first number that is out of range."""
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            check_ranges(value)
+        for number in value if isinstance(value, tuple) else (value,):
+            if type(number) in (int, float):
+                _check_range(entry.name, number)
+
+
+def _check_range(name: str, value: float) -> None:
+    if math.isnan(value) or (math.isinf(value) and name not in _INFINITE_OK):
+        raise ConfigError(f"{name} was {value}, expected a finite number")
+    if name in _ABOVE_ZERO and not value > 0:
+        raise ConfigError(f"{name} was {value}, expected a number above 0")
+    if value < _AT_LEAST.get(name, -math.inf):
+        raise ConfigError(f"{name} was {value}, expected at least {_AT_LEAST[name]}")
+    if name == "seed" and value > MAX_SEED:
+        raise ConfigError(f"seed was {value}, expected at most {MAX_SEED}")
+    if name == "momentum" and value >= 1:
+        raise ConfigError(f"momentum was {value}, expected a number below 1")
 
 
 def _suggest(name: str, known: Any) -> str:
@@ -199,6 +238,9 @@ def to_yaml(config: Any) -> str:
 def load_yaml(path: Path) -> TrainConfig:
     """The configuration of a run folder's config.yaml; ConfigError if it is not one."""
     try:
-        return from_plain(TrainConfig, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}); check the path") from error
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: damaged, or not the settings of a run ({type(error).__name__})") from error
+    return from_plain(TrainConfig, values, str(path))

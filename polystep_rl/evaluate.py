@@ -56,6 +56,13 @@ class Layout(NamedTuple):
     max_bytes: int = DEFAULT_MAX_BYTES  # bound on the parameters of candidates that exist at once, per device
 
 
+class _Portion(NamedTuple):
+    """Some candidates, of which those at the end may be padding up to equal portions."""
+
+    candidates: PyTree  # leaves (c, ...)
+    real: Array  # (c,) bool
+
+
 def device_evaluator(
     env: Env,
     policy: Policy,
@@ -77,14 +84,15 @@ def device_evaluator(
         keys = jax.random.split(key, episodes)
         n = jax.tree.leaves(candidates)[0].shape[0]
         shards = mesh.size if n >= mesh.size else 1
-        padded = jax.tree.map(lambda x: _pad(x, shards), candidates)
+        padded = jax.tree.map(lambda x: _pad(x, shards), _Portion(candidates, jnp.ones(n, bool)))
 
-        def run(decode: Callable[[PyTree], Params], chunk: PyTree, keys: Key) -> Episodes:
-            deployed = jax.vmap(policy.deploy)(decode(chunk))
-            return rollout(env, policy, deployed, keys, layout.rollout, collect_moments)
+        def run(decode: Callable[[PyTree], Params], portion: _Portion, keys: Key) -> Episodes:
+            deployed = jax.vmap(policy.deploy)(decode(portion.candidates))
+            return rollout(env, policy, deployed, keys, layout.rollout, collect_moments, portion.real.sum())
 
-        def shard(decode: Callable[[PyTree], Params], part: PyTree, keys: Key) -> Episodes:
-            out = _in_chunks(lambda c: run(decode, c, keys), part, _chunk_size(decode, policy, part, layout.max_bytes))
+        def shard(decode: Callable[[PyTree], Params], part: _Portion, keys: Key) -> Episodes:
+            size = _chunk_size(decode, policy, part.candidates, layout.max_bytes)
+            out = _in_chunks(lambda portion: run(decode, portion, keys), part, size)
             return out._replace(obs_moments=jax.tree.map(lambda x: x[None], out.obs_moments))
 
         if shards > 1:
@@ -93,10 +101,7 @@ def device_evaluator(
         out = shard(decode if isinstance(decode, Partial) else Partial(decode), padded, keys)
         returns, lengths = out.returns[:n], out.lengths[:n]
         cost, nonfinite = finite_cost(returns)
-        moments = merge_moments(out.obs_moments)
-        # Padding repeats the last candidate; where it did, its extra episodes also entered the moments, which weighs
-        # that candidate a little more and biases nothing else. Steps are counted without it.
-        return Evaluation(cost, returns, lengths, lengths.sum(), moments, nonfinite)
+        return Evaluation(cost, returns, lengths, lengths.sum(), merge_moments(out.obs_moments), nonfinite)
 
     return evaluate
 
@@ -117,8 +122,9 @@ def merge_moments(parts: Moments) -> Moments:
 
 
 def _pad(x: Array, multiple: int) -> Array:
+    """Zeros at the end of the leading axis, up to a multiple."""
     extra = -x.shape[0] % multiple
-    return jnp.concatenate([x, jnp.broadcast_to(x[-1:], (extra, *x.shape[1:]))]) if extra else x
+    return jnp.concatenate([x, jnp.zeros((extra, *x.shape[1:]), x.dtype)]) if extra else x
 
 
 def _chunk_size(decode: Callable, policy: Policy, part: PyTree, max_bytes: int) -> int:
@@ -129,7 +135,7 @@ def _chunk_size(decode: Callable, policy: Policy, part: PyTree, max_bytes: int) 
     return max(1, max_bytes // max(1, per_candidate))
 
 
-def _in_chunks(run: Callable[[PyTree], Episodes], part: PyTree, size: int) -> Episodes:
+def _in_chunks(run: Callable[[_Portion], Episodes], part: _Portion, size: int) -> Episodes:
     """Run equal chunks one after the other; a single chunk runs as it is."""
     n = jax.tree.leaves(part)[0].shape[0]
     if size >= n:

@@ -56,6 +56,7 @@ def rollout(
     keys: Key,
     config: RolloutConfig = RolloutConfig(),
     collect_moments: bool = False,
+    count: Array | None = None,
 ) -> Episodes:
     """Roll out n candidates for r episodes each; episode j starts from ``keys[j]`` for every candidate.
 
@@ -66,10 +67,12 @@ def rollout(
         keys: (r,) reset keys, common to all candidates (common random numbers).
         config: layout of the loop.
         collect_moments: also accumulate observation moments over living steps.
+        count: () int32, candidates to roll out, the first ones; the rest is padding: zeros, and in no moment.
     """
     n = jax.tree.leaves(deployed)[0].shape[0]
     r = keys.shape[0]
     pairs = n * r
+    todo = jnp.int32(pairs) if count is None else jnp.asarray(count * r, jnp.int32)
     n_lanes = min(config.lanes, pairs)
     start_state, start_obs = jax.vmap(env.reset, out_axes=-1)(keys)
     vstep = jax.vmap(env.step, in_axes=-1, out_axes=-1)
@@ -100,17 +103,20 @@ def rollout(
         return (n_alive > 0) & (n_lanes - n_alive <= max_idle)
 
     def turn(loop: _Loop) -> _Loop:
-        loop = _refill(loop, start_state, start_obs, r)
+        loop = _refill(loop, start_state, start_obs, r, todo)
         candidate = jnp.minimum(loop.lanes.pair // r, n - 1)
         weights = jax.tree.map(lambda x: jnp.moveaxis(x[candidate], 0, -1), deployed)
         block = lambda lanes: jax.lax.fori_loop(0, config.block, lambda _, x: step(weights, x), lanes)  # noqa: E731
         # Near the end there is nothing left to refill with: run until the last lane has finished.
-        drained = loop.next_pair >= pairs
+        drained = loop.next_pair >= todo
         lanes = jax.lax.while_loop(lambda x: jnp.where(drained, x.alive.any(), busy(x)), block, loop.lanes)
         return loop._replace(lanes=lanes)
 
-    loop = jax.lax.while_loop(_unfinished, turn, _empty_loop(start_state, start_obs, pairs, n_lanes, collect_moments))
-    loop = _store(loop)
+    def unfinished(loop: _Loop) -> Array:
+        return (loop.next_pair < todo) | loop.lanes.alive.any()
+
+    loop = _empty_loop(start_state, start_obs, pairs, n_lanes, collect_moments)
+    loop = _store(jax.lax.while_loop(unfinished, turn, loop))
     return Episodes(loop.returns.reshape(n, r), loop.lengths.reshape(n, r), _moments(loop, offset, collect_moments))
 
 
@@ -130,10 +136,6 @@ def _empty_loop(start_state: PyTree, start_obs: Array, pairs: int, n_lanes: int,
     return _Loop(lanes, jnp.int32(0), jnp.zeros(pairs, start_obs.dtype), jnp.zeros(pairs, jnp.int32))
 
 
-def _unfinished(loop: _Loop) -> Array:
-    return (loop.next_pair < loop.returns.shape[0]) | loop.lanes.alive.any()
-
-
 def _store(loop: _Loop) -> _Loop:
     """Write the results of the lanes that have finished."""
     lanes = loop.lanes
@@ -144,13 +146,13 @@ def _store(loop: _Loop) -> _Loop:
     )
 
 
-def _refill(loop: _Loop, start_state: PyTree, start_obs: Array, r: int) -> _Loop:
-    """Store what has finished and hand the next pairs to the idle lanes."""
+def _refill(loop: _Loop, start_state: PyTree, start_obs: Array, r: int, todo: Array) -> _Loop:
+    """Store what has finished and hand the next of the pairs to do to the idle lanes."""
     loop = _store(loop)
     lanes, pairs = loop.lanes, loop.returns.shape[0]
     idle = ~lanes.alive
     offered = loop.next_pair + jnp.cumsum(idle) - 1
-    pair = jnp.where(idle, jnp.minimum(offered, pairs), lanes.pair).astype(jnp.int32)
+    pair = jnp.where(idle, jnp.where(offered < todo, offered, pairs), lanes.pair).astype(jnp.int32)
     episode = pair % r
     fresh = lambda now, start: jnp.where(idle, start[..., episode], now)  # noqa: E731
     return loop._replace(
@@ -162,7 +164,7 @@ def _refill(loop: _Loop, start_state: PyTree, start_obs: Array, r: int) -> _Loop
             ret=jnp.where(idle, 0, lanes.ret),
             length=jnp.where(idle, 0, lanes.length),
         ),
-        next_pair=jnp.minimum(loop.next_pair + idle.sum(dtype=jnp.int32), pairs),
+        next_pair=jnp.minimum(loop.next_pair + idle.sum(dtype=jnp.int32), todo),
     )
 
 
@@ -173,5 +175,5 @@ def _moments(loop: _Loop, offset: Array, collected: bool) -> Moments:
         return Moments(jnp.zeros((), loop.returns.dtype), zero, zero)
     count = loop.lengths.sum().astype(loop.returns.dtype)
     first, second = (m.sum(-1) for m in loop.lanes.moments)
-    mean = first / count
+    mean = first / jnp.maximum(count, 1)
     return Moments(count, offset[:, 0] + mean, second - count * mean * mean)

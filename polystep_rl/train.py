@@ -58,14 +58,14 @@ class Progress(NamedTuple):
     """Where a run stands: all that a checkpoint holds beside the configuration."""
 
     state: State
-    generation: Array  # () int32, completed
-    env_steps: Array  # () int64 on the host
-    candidates: Array  # () int64
-    eval_env_steps: Array  # () int64, counted apart
-    last_steps: Array  # () int32, env steps of the last generation
-    evaluations: Array  # () int32
-    streak: Array  # () int32, evaluations in a row at or above stop_reward
-    best_return: Array  # () float32, of the best evaluation so far
+    generation: np.ndarray  # () int32, completed; this and the other counters live on the host
+    env_steps: np.ndarray  # () int64
+    candidates: np.ndarray  # () int64
+    eval_env_steps: np.ndarray  # () int64, counted apart
+    last_steps: np.ndarray  # () int32, env steps of the last generation
+    evaluations: np.ndarray  # () int32
+    streak: np.ndarray  # () int32, evaluations in a row at or above stop_reward
+    best_return: np.ndarray  # () float32, of the best evaluation so far
     best_params: Params
 
 
@@ -113,10 +113,18 @@ def make_step(strategy: Strategy, evaluate: Evaluator) -> StepFn:
 def start(strategy: Strategy, params: Params, key: Key) -> Progress:
     """Progress before the first generation."""
     state = jax.jit(strategy.init)(key, params)
-    count = dict.fromkeys(("env_steps", "candidates", "eval_env_steps"), np.zeros((), np.int64))
-    small = dict.fromkeys(("generation", "last_steps", "evaluations", "streak"), np.zeros((), np.int32))
-    best = jax.tree.map(np.asarray, strategy.params(state))
-    return Progress(state=state, best_return=np.full((), -np.inf, np.float32), best_params=best, **count, **small)
+    return Progress(
+        state=state,
+        generation=np.zeros((), np.int32),
+        env_steps=np.zeros((), np.int64),
+        candidates=np.zeros((), np.int64),
+        eval_env_steps=np.zeros((), np.int64),
+        last_steps=np.zeros((), np.int32),
+        evaluations=np.zeros((), np.int32),
+        streak=np.zeros((), np.int32),
+        best_return=np.full((), -np.inf, np.float32),
+        best_params=jax.tree.map(np.asarray, strategy.params(state)),
+    )
 
 
 def train(
@@ -130,7 +138,9 @@ def train(
 ) -> Result:
     """Run generations until a budget is spent.
 
-    A generation is started only if one as long as the last would fit into the budget of env steps.
+    A generation is started only if one as long as the last would fit into the budget of env steps, and one that then
+    does not fit is undone: the result is that of the steps that are reported, which are never more than the budget
+    (only the first generation is kept whatever its length).
 
     Args:
         strategy: the search.
@@ -152,14 +162,17 @@ def train(
     observer = observer or Observer()
     run_chunk = _chunk_function(make_step(strategy, evaluate))
     run_eval = jax.jit(partial(evaluate_params, evaluate_centre))
-    began, chunk = time.perf_counter(), 1
+    began, chunk, full = time.perf_counter(), 1, False
     while True:
         wall = time.perf_counter() - began
-        if stopped_by := _stop_reason(progress, settings, wall, observer):
+        if stopped_by := _stop_reason(progress, settings, wall, full, observer):
             return Result(progress, stopped_by, wall)
         before = progress
-        state, log = run_chunk(keys, progress.state, _limits(progress, settings, chunk))
+        state, log, over = run_chunk(keys, progress.state, _limits(progress, settings, chunk))
         progress, rows = _book(progress, state, jax.device_get(log))
+        full = bool(over)
+        if not rows:
+            continue
         spent = time.perf_counter() - began - wall
         fps = float(progress.env_steps - before.env_steps) / spent
         if progress.env_steps // settings.eval_freq > before.env_steps // settings.eval_freq:
@@ -174,19 +187,20 @@ def train(
 class _Limits(NamedTuple):
     """What bounds a chunk."""
 
-    generation: Array  # () int32, the first of the chunk
-    last_steps: Array  # () int32
-    generations: Array  # () int32
-    room: Array  # () int32, env steps left in the budget
-    due: Array  # () int32, env steps until the next evaluation
+    generation: np.ndarray  # () int32, the first of the chunk
+    last_steps: np.ndarray  # () int32
+    generations: np.int32
+    room: np.int32  # env steps left in the budget
+    due: np.int32  # env steps until the next evaluation
 
 
-def _stop_reason(progress: Progress, settings: Settings, wall: float, observer: Observer) -> str | None:
+def _stop_reason(progress: Progress, settings: Settings, wall: float, full: bool, observer: Observer) -> str | None:
     if observer.interrupted():
         return "interrupt"
     if settings.stop_reward is not None and progress.streak >= 2:
         return "stop_reward"
-    if settings.total_timesteps is not None and progress.env_steps + progress.last_steps >= settings.total_timesteps:
+    total = settings.total_timesteps
+    if full or (total is not None and progress.generation > 0 and progress.env_steps + progress.last_steps > total):
         return "total_timesteps"
     if settings.generations is not None and progress.generation >= settings.generations:
         return "generations"
@@ -210,8 +224,12 @@ def _limits(progress: Progress, settings: Settings, chunk: int) -> _Limits:
     )
 
 
-def _chunk_function(step: StepFn) -> Callable[[Streams, State, _Limits], tuple[State, dict[str, Array]]]:
-    """Compiled: some generations -> (state, log), the log's leaves (MAX_CHUNK,) with `ran` true where one ran."""
+def _chunk_function(step: StepFn) -> Callable[[Streams, State, _Limits], tuple[State, dict[str, Array], Array]]:
+    """Compiled: some generations -> (state, log, over).
+
+    The log's leaves are (MAX_CHUNK,), with `_ran` true where a generation ran; over is whether the one after did not
+    fit into the budget and was undone.
+    """
 
     def generation(keys: Streams, state: State, number: Array) -> tuple[State, dict[str, Array]]:
         state, info, evaluation = step(
@@ -229,24 +247,28 @@ def _chunk_function(step: StepFn) -> Callable[[Streams, State, _Limits], tuple[S
         }
         return state, log
 
-    def run(keys: Streams, state: State, limits: _Limits) -> tuple[State, dict[str, Array]]:
+    def run(keys: Streams, state: State, limits: _Limits) -> tuple[State, dict[str, Array], Array]:
         shapes = jax.eval_shape(generation, keys, state, limits.generation)[1]
         empty = {name: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype) for name, x in shapes.items()}
 
         def go_on(carry: tuple) -> Array:
-            _, i, used, last, failed, _ = carry
-            return (i < limits.generations) & (used + last < limits.room) & (used < limits.due) & ~failed
+            _, i, used, last, stop, _, _ = carry
+            return (i < limits.generations) & (used + last <= limits.room) & (used < limits.due) & ~stop
 
         def body(carry: tuple) -> tuple:
-            state, i, used, _, _, log = carry
-            state, row = generation(keys, state, limits.generation + i)
+            before, i, used, _, _, _, log = carry
+            after, row = generation(keys, before, limits.generation + i)
+            steps = row["_steps"]
+            over = (used + steps > limits.room) & (limits.generation + i > 0)
+            state = jax.tree.map(lambda old, new: jax.lax.select(over, old, new), before, after)
+            row = row | {"_ran": ~over}
             log = {name: log[name].at[i].set(row[name]) for name in log}
-            return state, i + 1, used + row["_steps"], row["_steps"], row["_failed"], log
+            return state, i + 1, used + steps, steps, row["_failed"] | over, over, log
 
-        zero = jnp.int32(0)
-        carry = (state, zero, zero, limits.last_steps, jnp.bool_(False), empty)
-        state, _, _, _, _, log = jax.lax.while_loop(go_on, body, carry)
-        return state, log
+        zero, no = jnp.int32(0), jnp.bool_(False)
+        carry = (state, zero, zero, jnp.asarray(limits.last_steps), no, no, empty)
+        state, _, _, _, _, over, log = jax.lax.while_loop(go_on, body, carry)
+        return state, log, over
 
     return jax.jit(run)
 
@@ -284,8 +306,8 @@ def _evaluate_centre(
     """Evaluate the point to deploy on episodes of its own, and keep it if it is the best so far."""
     params = strategy.params(progress.state)
     result = jax.device_get(run_eval(jax.random.fold_in(keys.evaluation, progress.evaluations), params))
-    mean = result.returns.mean(dtype=np.float64)
-    if mean >= progress.best_return:
+    mean = result.returns.mean(dtype=np.float64)  # not finite where the environment is not: never the best
+    if np.isfinite(mean) and mean >= progress.best_return:
         progress = progress._replace(best_return=np.asarray(mean, np.float32), best_params=jax.device_get(params))
     reached = settings.stop_reward is not None and mean >= settings.stop_reward
     progress = progress._replace(
@@ -293,5 +315,7 @@ def _evaluate_centre(
         eval_env_steps=np.asarray(progress.eval_env_steps + result.env_steps, np.int64),
         streak=np.asarray(progress.streak + 1 if reached else 0, np.int32),
     )
-    values = (mean, result.returns.std(dtype=np.float64), result.lengths.mean(), int(progress.eval_env_steps))
+    with np.errstate(invalid="ignore"):
+        std = result.returns.std(dtype=np.float64)
+    values = (mean, std, result.lengths.mean(), int(progress.eval_env_steps))
     return progress, row | {name: float(value) for name, value in zip(EVAL_COLUMNS, values, strict=True)}

@@ -41,8 +41,7 @@ def _measure(args: argparse.Namespace) -> None:
     }
     key = jax.random.key(0)
     pairs = list(zip(WIDTHS[:-1], WIDTHS[1:], strict=True))
-    # A policy without vectors in "projection", so that the cap can hold; in "full" all candidates of the first 64
-    # particles only.
+    # No vectors in "projection", so that the cap can hold. In "full" the first 1,024 candidates only.
     params = [{"w": jax.random.normal(key, (o, i)) / i**0.5} for i, o in pairs]
     if args.space != "projection":
         params = [{**layer, "b": jnp.zeros(layer["w"].shape[0])} for layer in params]

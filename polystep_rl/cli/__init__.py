@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -59,21 +60,36 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(name: str, args: list[str]) -> int:
-    from polystep_rl.train import TrainError
-
-    command = importlib.import_module(f"polystep_rl.cli.{name}")
     try:
+        command = importlib.import_module(f"polystep_rl.cli.{name}")
         return command.run(args)
-    except SystemExit as stop:  # tyro has printed what was wrong, or the help
+    except SystemExit as stop:  # the help was printed
         return stop.code if isinstance(stop.code, int) else USAGE
     except UsageError as error:
         return _fail(str(error), USAGE)
-    except (ValueError, TrainError) as error:  # every error of ours is one of them, and one line
-        return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
+        # Whoever read the output has gone; what is left in the buffer must not be written when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        return _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+    except MemoryError as error:
+        return _fail(f"out of memory ({error}); use fewer candidates, episodes or hidden units", 1)
+    except Exception as error:
+        if _expected(error):
+            return _fail(str(error), 1)
+        raise
+
+
+def _expected(error: Exception) -> bool:
+    """Whether an error is one of ours, and one line, or XLA's for want of memory; any other is a bug to be seen."""
+    from jax.errors import JaxRuntimeError
+
+    from polystep_rl.train import TrainError
+
+    return isinstance(error, (ValueError, TrainError, JaxRuntimeError))
 
 
 def _fail(text: str, code: int) -> int:

@@ -1,0 +1,44 @@
+"""Reading the flags of a command: tyro, with errors on one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from polystep_rl.cli import UsageError
+
+T = TypeVar("T")
+
+FRAME = re.compile(r"\x1b\[[0-9;]*m|^[╭╰].*$|^│ ?| *│$", re.MULTILINE)
+RULE = re.compile(r"^─+$", re.MULTILINE)
+
+
+def parse_options(cls: type[T], command: str, argv: Sequence[str], *markers: Any, **settings: Any) -> T:
+    """The dataclass `cls` from command-line flags. Raises UsageError, in one line, for what does not parse."""
+    prog = f"polystep-rl {command}"
+    printed = io.StringIO()
+    config = (tyro.conf.FlagCreatePairsOff, *markers)
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(cls, prog=prog, args=list(argv), config=config, **settings)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise UsageError(f"{one_line(printed.getvalue())} (see {prog} --help)") from None
+
+
+def one_line(box: str) -> str:
+    """What tyro prints in a box: the error itself and the names of the options that it suggests."""
+    text = FRAME.sub("", box)
+    error, *rest = RULE.split(text)
+    said = " ".join(error.split())
+    for block in rest:
+        names = dict.fromkeys(re.findall(r"^ +(--[\w-]+)", block, re.MULTILINE))
+        if "erhaps you meant" in block and names:
+            return f"{said}; did you mean {' or '.join(names)}?"
+    return said
