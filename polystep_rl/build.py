@@ -40,8 +40,8 @@ def build_strategy(search: SearchConfig) -> Strategy:
     directions = vertices[search.polytope](search.particle_dim) * search.probes
     if directions * search.particle_dim > MAX_NUMBERS:
         raise ConfigError(
-            f"particle_dim was {search.particle_dim} and probes {search.probes}, which makes {directions:.3g} candidates "
-            f"per particle ({search.polytope}); expected fewer, of at most {MAX_NUMBERS:,} coordinates together"
+            f"particle_dim was {search.particle_dim} and probes {search.probes}, which makes {directions:.3g} "
+            f"candidates per particle ({search.polytope}), too many; lower them"
         )
     space = {
         "full": subspace.full,

@@ -98,12 +98,14 @@ class TrainConfig:
     """Units of the hidden layers; none is a linear policy."""
     observation_scale: Literal["episodes", "bounds", "none"] = "episodes"
     """Input scales: from episodes of random actions, from the bounds of the observation space, or none."""
+    observation_unit: float = 1.0
+    """Multiplies the input scales; below 1, an integer policy resolves more finely over a smaller range."""
     total_timesteps: int | None = 1_000_000
     """Budget in living env steps of training rollouts, all candidates counted."""
     generations: int | None = None
     """Budget in generations."""
     wall_seconds: float | None = None
-    """Budget in seconds."""
+    """Budget in seconds, those before a resume included."""
     eval_freq: int = 50_000
     """Env steps between evaluations of the centre."""
     eval_episodes: int = 256

@@ -1,7 +1,6 @@
-"""Observation scales: what one unit of a policy's input is worth, fixed before the search and stored with the policy."""
+"""Observation scales: the unit of each input of a policy, fixed before the search and stored with the policy."""
 
 from __future__ import annotations
-
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +45,9 @@ def random_action_moments(env: Env, key: Key, episodes: int = 32) -> Moments:
     return merge_moments(jax.jit(jax.vmap(episode))(jax.random.split(key, episodes)))
 
 
-def observation_scale(env: Env, key: Key, mode: str = "episodes", episodes: int = 32) -> tuple[np.ndarray, np.ndarray]:
+def observation_scale(
+    env: Env, key: Key, mode: str = "episodes", unit: float = 1.0, episodes: int = 32
+) -> tuple[np.ndarray, np.ndarray]:
     """Offset and scale of every observation feature: a policy sees (obs - offset) / scale.
 
     Args:
@@ -55,19 +56,22 @@ def observation_scale(env: Env, key: Key, mode: str = "episodes", episodes: int 
         mode: ``episodes``: mean and standard deviation over episodes of random actions. ``bounds``: the middle and
             the half-width of the observation space over `INPUT_RANGE`, so that an integer policy resolves exactly the
             space; a feature without finite bounds is treated as in ``episodes``. ``none``: 0 and 1.
+        unit: what the scale is multiplied by; below 1, an integer policy resolves more finely over a smaller range.
         episodes: random episodes, at least 1.
 
     Returns:
         offset (o,), scale (o,) float32; a feature that never varied has scale 1.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: an unknown mode, or a unit not above 0.
     """
     if mode not in MODES:
         raise ValueError(f"observation scale {mode!r}: expected one of {', '.join(MODES)}")
+    if not unit > 0:
+        raise ValueError(f"observation unit {unit!r}: expected a number above 0")
     space = env.spec.observation_space
     if mode == "none":
-        return np.zeros(space.shape, np.float32), np.ones(space.shape, np.float32)
+        return np.zeros(space.shape, np.float32), np.full(space.shape, unit, np.float32)
     moments = jax.tree.map(np.asarray, random_action_moments(env, key, episodes))
     offset, scale = moments.mean, np.sqrt(moments.m2 / moments.weight)
     if mode == "bounds":
@@ -76,5 +80,5 @@ def observation_scale(env: Env, key: Key, mode: str = "episodes", episodes: int 
         with np.errstate(over="ignore", invalid="ignore"):
             offset = np.where(bounded, (low + high) / 2, offset)
             scale = np.where(bounded, (high - low) / 2 / INPUT_RANGE, scale)
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = np.where(scale > 0, scale, 1.0) * unit
     return offset.astype(np.float32), scale.astype(np.float32)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,15 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     return str(value)
+
+
+def finite(value: Any) -> Any:
+    """A plain value with None for NaN and the infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunDir:
@@ -154,6 +164,11 @@ class RunDir:
         """Whether the run was closed by :meth:`finish`."""
         return (self.path / "DONE").exists()
 
+    def extend(self, config: Mapping[str, Any]) -> None:
+        """Write another configuration: that of a run whose budgets were changed when it was resumed."""
+        self.config = plain(config)
+        write_atomic(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False).encode())
+
     # --- writing -------------------------------------------------------------------------------------------------
     def start(
         self,
@@ -227,7 +242,7 @@ class RunDir:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Close the sinks, write ``summary.json``, and mark the run as done."""
         self.close()
-        write_atomic(self.path / "summary.json", (json.dumps(plain(summary), indent=2) + "\n").encode())
+        write_atomic(self.path / "summary.json", (json.dumps(finite(plain(summary)), indent=2) + "\n").encode())
         write_atomic(self.path / "DONE", b"")
 
     # --- reading -------------------------------------------------------------------------------------------------

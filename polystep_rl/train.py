@@ -163,17 +163,23 @@ def train(
     run_chunk = _chunk_function(make_step(strategy, evaluate))
     run_eval = jax.jit(partial(evaluate_params, evaluate_centre))
     began, chunk, full = time.perf_counter(), 1, False
+    compiled, compiling = None, 0.0
     while True:
         wall = time.perf_counter() - began
         if stopped_by := _stop_reason(progress, settings, wall, full, observer):
             return Result(progress, stopped_by, wall)
-        before = progress
-        state, log, over = run_chunk(keys, progress.state, _limits(progress, settings, chunk))
+        before, limits = progress, _limits(progress, settings, chunk)
+        if compiled is None:
+            # Ahead of time: by calling, it would be compiled anew once the state comes back spread over the devices.
+            compiled = run_chunk.lower(keys, progress.state, limits).compile()
+            compiling = time.perf_counter() - began - wall
+        state, log, over = compiled(keys, progress.state, limits)
         progress, rows = _book(progress, state, jax.device_get(log))
         full = bool(over)
         if not rows:
             continue
-        spent = time.perf_counter() - began - wall
+        spent = time.perf_counter() - began - wall - compiling
+        compiling = 0.0
         fps = float(progress.env_steps - before.env_steps) / spent
         if progress.env_steps // settings.eval_freq > before.env_steps // settings.eval_freq:
             progress, rows[-1] = _evaluate_centre(progress, rows[-1], run_eval, keys, strategy, settings)
@@ -224,8 +230,8 @@ def _limits(progress: Progress, settings: Settings, chunk: int) -> _Limits:
     )
 
 
-def _chunk_function(step: StepFn) -> Callable[[Streams, State, _Limits], tuple[State, dict[str, Array], Array]]:
-    """Compiled: some generations -> (state, log, over).
+def _chunk_function(step: StepFn) -> jax.stages.Wrapped:
+    """Jitted (keys, state, limits): some generations -> (state, log, over).
 
     The log's leaves are (MAX_CHUNK,), with `_ran` true where a generation ran; over is whether the one after did not
     fit into the budget and was undone.

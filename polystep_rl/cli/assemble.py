@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +15,13 @@ import numpy as np
 
 from polystep_rl.build import build_strategy
 from polystep_rl.cli import UsageError
-from polystep_rl.config import TrainConfig, load_yaml
+from polystep_rl.config import MAX_SEED, TrainConfig, check_ranges, load_yaml
 from polystep_rl.envs import make
 from polystep_rl.evaluate import device_evaluator, evaluate_params, use_all_cores
 from polystep_rl.normalize import observation_scale
 from polystep_rl.policies import make_policy, mlp_policy
 from polystep_rl.policies.io import SavedPolicy, load_policy
+from polystep_rl.rundir import finite
 from polystep_rl.train import Streams, streams
 from polystep_rl.types import Env, Evaluation, Evaluator, Params, Policy, Strategy
 
@@ -29,7 +32,8 @@ CACHE_VARIABLE = "POLYSTEP_RL_CACHE"  # a folder, or "off"
 
 def setup_jax(cores: int | None = None) -> None:
     """One CPU device per core, and a persistent compilation cache in the user's cache folder."""
-    use_all_cores(cores)
+    with contextlib.suppress(RuntimeError):  # JAX runs already, in a program that calls `main`: its devices stay
+        use_all_cores(cores)
     folder = os.environ.get(CACHE_VARIABLE) or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "polystep-rl", "jax"
     )
@@ -52,10 +56,22 @@ class Parts(NamedTuple):
 
 def make_env(env_id: str) -> Env:
     """The environment of an id; UsageError names the closest ids if there is none."""
+    if ":" in env_id and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # module:ClassName: as `python -m` would find it
     try:
         return make(env_id)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    except Exception as error:  # of a user's own module
+        raise UsageError(f"{env_id}: {type(error).__name__}: {error} ({_where(error)})") from error
+
+
+def _where(error: BaseException) -> str:
+    """The last line of code that an exception went through."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
 
 
 def make_parts(config: TrainConfig) -> Parts:
@@ -63,7 +79,10 @@ def make_parts(config: TrainConfig) -> Parts:
     env = make_env(config.env)
     keys = streams(config.seed)
     try:
-        offset, scale = observation_scale(env, jax.random.key(CALIBRATION_SEED), config.observation_scale)
+        check_ranges(config)
+        make_policy(env.spec, config.hidden, config.policy)  # says so if the spaces do not fit
+        calibration = jax.random.key(CALIBRATION_SEED)
+        offset, scale = observation_scale(env, calibration, config.observation_scale, config.observation_unit)
         policy = make_policy(env.spec, config.hidden, config.policy, offset, scale)
         strategy = build_strategy(config.search)
         evaluate = device_evaluator(env, policy, config.search.episodes)
@@ -88,6 +107,8 @@ def evaluate_on_test(env: Env, policy: Policy, params: Params, episodes: int, se
     """Evaluate on episodes of the test stream of a seed, which training never draws from."""
     if episodes < 1:
         raise UsageError(f"--episodes {episodes}: expected at least 1")
+    if not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"--seed {seed}: expected 0 to {MAX_SEED}")
     evaluator = device_evaluator(env, policy, episodes)
     result = jax.jit(lambda key, params: evaluate_params(evaluator, key, params))(streams(seed).test, params)
     return summarise(jax.device_get(result))
@@ -131,5 +152,5 @@ def load_run(path: Path, which: str = "best") -> LoadedRun:
 
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object as the last line of standard output."""
-    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.write(json.dumps(finite(value)) + "\n")
     sys.stdout.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
+from polystep_rl.cli.options import parse_options
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def describe(env_id: str) -> dict[str, Any]:
 
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
-    args = tyro.cli(EnvsArgs, prog="polystep-rl envs", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    args = parse_options(EnvsArgs, "envs", argv)
     from polystep_rl.cli.assemble import make_env, print_json
     from polystep_rl.envs import check_env, registered_ids
 

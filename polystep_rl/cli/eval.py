@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from polystep_rl.cli.options import parse_options
+
 
 @dataclass(frozen=True)
 class EvalArgs:
@@ -27,7 +29,7 @@ class EvalArgs:
 
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
-    args = tyro.cli(EvalArgs, prog="polystep-rl eval", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    args = parse_options(EvalArgs, "eval", argv)
     from polystep_rl.cli import assemble
 
     assemble.setup_jax()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from polystep_rl.cli import UsageError
+from polystep_rl.cli.options import parse_options
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def play_episode(env: Any, act: Any, seed: int, every: int = 0) -> tuple[float, 
     import numpy as np
 
     obs, _ = env.reset(seed=seed)
-    total, length, frames = 0.0, 0, []
+    total, length = 0.0, 0
+    frames: list[Any] = []
     while True:
         if every and length % every == 0:
             frames.append(env.render())
@@ -79,13 +81,15 @@ def play_episode(env: Any, act: Any, seed: int, every: int = 0) -> tuple[float, 
 
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
-    args = tyro.cli(PlayArgs, prog="polystep-rl play", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
-    for name in ("episodes", "every", "width"):
-        if getattr(args, name) < 1:
-            raise UsageError(f"--{name} {getattr(args, name)}: expected at least 1")
+    args = parse_options(PlayArgs, "play", argv)
+    for name, least in (("episodes", 1), ("every", 1), ("width", 2), ("max_steps", 1), ("seed", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
     if args.gif is not None and args.gif.suffix.lower() not in (".gif", ".mp4"):
         raise UsageError(f"--gif {args.gif}: expected a name that ends in .gif or .mp4")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendering needs no screen
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it would go to standard output
     import gymnasium
     import jax
 
@@ -95,11 +99,12 @@ def run(argv: list[str]) -> int:
     loaded = assemble.load_run(args.run, args.which)
     try:
         env = gymnasium.make(loaded.env_id, render_mode="rgb_array" if args.gif else None)
-    except gymnasium.error.Error as error:
+    except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"Gymnasium cannot make {loaded.env_id}: {error}") from None
     deployed = loaded.policy.deploy(loaded.params)
     act = jax.jit(lambda obs: loaded.policy.act_deployed(deployed, obs))
-    results, frames = [], []
+    results: list[tuple[float, int]] = []
+    frames: list[Any] = []
     for episode in range(args.episodes):
         every = args.every if args.gif and episode == 0 else 0
         try:
@@ -111,7 +116,7 @@ def run(argv: list[str]) -> int:
     if args.gif:
         limit = None if args.max_steps is None else max(1, args.max_steps // args.every)
         write_film(args.gif, frames[:limit], args.every / env.metadata.get("render_fps", 30), args.width)
-    report = {
+    report: dict[str, Any] = {
         "env": loaded.env_id,
         "returns": [total for total, _ in results],
         "lengths": [length for _, length in results],

@@ -32,6 +32,10 @@ class RunObserver(loop.Observer):
         self.quiet, self.stop = quiet, False
         self.began, self.wall_before = time.perf_counter(), 0.0
         self._shown, self._last_eval = 0.0, None
+        # Where the rate behind the ETA is measured from: after the first chunk, then after the first evaluation,
+        # since both of them compile.
+        self._warm: tuple[float, int] | None = None
+        self._warm_eval = False
 
     @property
     def wall_seconds(self) -> float:
@@ -48,6 +52,10 @@ class RunObserver(loop.Observer):
         if not self.quiet and (rows[-1]["eval/mean_reward"] is not None or now - self._shown > LINE_SECONDS):
             self._shown = now
             self.console.print(self._line(rows[-1]))
+        evaluated = rows[-1]["eval/mean_reward"] is not None
+        if self._warm is None or (evaluated and not self._warm_eval):
+            self._warm = time.perf_counter(), rows[-1]["env_steps"]
+            self._warm_eval = evaluated
 
     def _line(self, row: loop.Row) -> str:
         steps, total = row["env_steps"], self.config.total_timesteps
@@ -62,20 +70,30 @@ class RunObserver(loop.Observer):
         if "search/ess" in row:
             parts.append(f"ess {row['search/ess']:>5.2f}")
         if total is not None:
-            elapsed = time.perf_counter() - self.began
-            parts.append(f"eta {timedelta(seconds=round(elapsed / max(steps, 1) * max(total - steps, 0)))}")
+            parts.append(f"eta {self._eta(steps, total)}")
         return "  ".join(parts)
+
+    def _eta(self, steps: int, total: int) -> str:
+        """Time to the budget at the rate since compilation, evaluations included."""
+        if self._warm is None or steps <= self._warm[1]:
+            return "-"
+        since, done = self._warm
+        seconds = (time.perf_counter() - since) / (steps - done) * max(total - steps, 0)
+        return str(timedelta(seconds=round(seconds)))
 
     def checkpoint(self, progress: loop.Progress) -> None:
         self.run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": self.wall_seconds})
         save_policy(self.run.path / BEST_POLICY, self.parts.policy.spec, progress.best_params, self._meta(progress))
 
-    def last_policy(self, progress: loop.Progress) -> None:
-        """Write the policy at the centre, and the best one where nothing was evaluated yet."""
+    def finish(self, progress: loop.Progress) -> loop.Params:
+        """Write a checkpoint and both policies: the last, and the best, which is returned."""
         last = jax.device_get(self.parts.strategy.params(progress.state))
+        best = progress.best_params if np.isfinite(progress.best_return) else last  # nothing was evaluated yet
+        if progress.generation > 0:
+            self.run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": self.wall_seconds})
         save_policy(self.run.path / POLICY, self.parts.policy.spec, last, self._meta(progress))
-        if not progress.evaluations:
-            save_policy(self.run.path / BEST_POLICY, self.parts.policy.spec, last, self._meta(progress))
+        save_policy(self.run.path / BEST_POLICY, self.parts.policy.spec, best, self._meta(progress))
+        return best
 
     def _meta(self, progress: loop.Progress) -> dict[str, Any]:
         return {
@@ -112,10 +130,6 @@ def _settings(config: TrainConfig, parts: Parts) -> loop.Settings:
         if threshold is None:
             raise UsageError(f"--stop-at-threshold: {config.env} has no reward threshold; give --stop-reward")
         stop_reward = threshold if stop_reward is None else min(stop_reward, threshold)
-    for name in ("total_timesteps", "generations", "wall_seconds", "eval_freq", "eval_episodes"):
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: expected a number above 0")
     if config.total_timesteps is None and config.generations is None and config.wall_seconds is None:
         raise UsageError("no budget: give --total-timesteps, --generations or --wall-seconds")
     return loop.Settings(
@@ -147,6 +161,10 @@ def _open(config: TrainConfig, output: Any, progress: loop.Progress) -> tuple[Ru
     if run.latest_checkpoint() is not None:
         progress, meta = run.load_checkpoint(progress)
         wall = float(meta.get("wall_seconds", 0.0))
+    if to_plain(config) != run.config:  # other budgets
+        if any(getattr(config, name) != run.config.get(name) for name in ("stop_reward", "stop_at_threshold")):
+            progress = progress._replace(streak=np.zeros((), np.int32))
+        run.extend(to_plain(config))
     run.start(generation=int(progress.generation), env_steps=int(progress.env_steps), track=output.track)
     return run, progress, wall
 
@@ -159,6 +177,8 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
     run, progress, wall_before = _open(config, output, progress)
     observer = RunObserver(run, parts, config, stream, output.quiet)
     observer.wall_before = wall_before
+    if settings.wall_seconds is not None:
+        settings = settings._replace(wall_seconds=settings.wall_seconds - wall_before)
     guard = _interruptible(observer) if install_handler else contextlib.nullcontext()
     try:
         with guard:
@@ -166,10 +186,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
                 parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys, progress, settings, observer
             )
             progress = result.progress
-            if progress.generation > 0:
-                run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": observer.wall_seconds})
-            observer.last_policy(progress)
-            best = progress.best_params if progress.evaluations else parts.strategy.params(progress.state)
+            best = observer.finish(progress)
             evaluation = evaluate_on_test(parts.env, parts.policy, best, config.eval_episodes, config.seed)
         summary = {
             "run_dir": str(run.path),

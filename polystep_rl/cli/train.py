@@ -12,10 +12,10 @@ from pathlib import Path
 import tyro
 
 from polystep_rl.cli import UsageError
-from polystep_rl.config import ConfigError, TrainConfig, load_yaml, preset, to_plain, to_yaml
+from polystep_rl.cli.options import parse_options
+from polystep_rl.config import ConfigError, TrainConfig, check_ranges, load_yaml, preset, to_plain, to_yaml
 
 BUDGETS = ("total_timesteps", "generations", "wall_seconds", "stop_reward", "stop_at_threshold")
-MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ def parse(argv: Sequence[str]) -> TrainArgs:
     resume = _given(argv, "resume", "")
     base = TrainConfig()
     if resume:
+        if not Path(resume).is_dir():
+            raise UsageError(f"--resume {resume}: no such run folder; check the path")
         config = load_yaml(Path(resume) / "config.yaml")
     else:
         named = {name: _given(argv, name, getattr(base, name)) for name in ("env", "policy", "preset")}
@@ -72,7 +74,13 @@ def parse(argv: Sequence[str]) -> TrainArgs:
         except ConfigError as error:
             raise UsageError(str(error)) from None
     default = TrainArgs(config, Output())
-    args = tyro.cli(TrainArgs, prog="polystep-rl train", args=list(argv), default=default, config=MARKERS)
+    args = parse_options(TrainArgs, "train", argv, tyro.conf.OmitArgPrefixes, default=default)
+    try:
+        check_ranges(args.config)
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
+    if args.output.cores is not None and args.output.cores < 1:
+        raise UsageError(f"cores was {args.output.cores}, expected at least 1")
     if resume:
         for entry in dataclasses.fields(config):
             if getattr(config, entry.name) != getattr(args.config, entry.name) and entry.name not in BUDGETS:
@@ -103,6 +111,8 @@ def run(argv: list[str]) -> int:
     summary = run_training(args.config, args.output, stream, install_handler=_in_main_thread())
     if args.output.json:
         assemble.print_json(summary)
+    elif summary["stopped_by"] == "interrupt":
+        print(f"interrupted; continue with: polystep-rl train --resume {summary['run_dir']}", file=sys.stderr)
     elif not args.output.quiet:
         result = summary["eval"]
         print(
