@@ -110,6 +110,8 @@ class TrainConfig:
     """Env steps between evaluations of the centre."""
     eval_episodes: int = 256
     """Held-out episodes in an evaluation."""
+    test_episodes: int = 256
+    """Fresh episodes of the final report, from a stream that training never draws from."""
     stop_reward: float | None = None
     """Stop when two evaluations in a row return at least this."""
     stop_at_threshold: bool = False
@@ -188,11 +190,11 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
 _AT_LEAST = {
     **dict.fromkeys(("subspace_size", "rank", "particle_dim", "probes", "schedule_generations"), 1),
     **dict.fromkeys(("amortise", "episodes", "hidden", "total_timesteps", "generations", "eval_freq"), 1),
-    **dict.fromkeys(("eval_episodes",), 1),
+    **dict.fromkeys(("eval_episodes", "test_episodes"), 1),
     **dict.fromkeys(("seed", "redraw_every", "momentum", "kl_penalty", "epsilon_final"), 0),
 }
 _ABOVE_ZERO = {"epsilon", "step_radius", "step_radius_final", "probe_radius", "probe_radius_final"}
-_ABOVE_ZERO |= {"learning_rate", "wall_seconds"}
+_ABOVE_ZERO |= {"learning_rate", "wall_seconds", "observation_unit"}
 _INFINITE_OK = {"kl_penalty", "wall_seconds"}
 MAX_SEED = 2**32 - 1  # beyond it, jax.random.key gives the same stream to many seeds
 

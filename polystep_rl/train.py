@@ -50,7 +50,6 @@ class Settings(NamedTuple):
     generations: int | None = None
     wall_seconds: float | None = None
     eval_freq: int = 50_000  # env steps between evaluations of the centre
-    eval_episodes: int = 256
     stop_reward: float | None = None  # stop when the evaluation return is at least this twice in a row
 
 

@@ -137,7 +137,6 @@ def _settings(config: TrainConfig, parts: Parts) -> loop.Settings:
         config.generations,
         config.wall_seconds,
         config.eval_freq,
-        config.eval_episodes,
         stop_reward,
     )
 
@@ -187,7 +186,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
             )
             progress = result.progress
             best = observer.finish(progress)
-            evaluation = evaluate_on_test(parts.env, parts.policy, best, config.eval_episodes, config.seed)
+            evaluation = evaluate_on_test(parts.env, parts.policy, best, config.test_episodes, config.seed)
         summary = {
             "run_dir": str(run.path),
             "env_steps": int(progress.env_steps),

@@ -1,0 +1,329 @@
+"""Living env steps per second of policy evaluation, beside two published evaluators on the same machine.
+
+    python scripts/bench_rollout.py --json bench.json
+
+CartPole and Acrobot, policies 4-16-2 and 6-16-3 in every precision, against evosax's Gymnax problem and the `polystep`
+package's evaluators, which get the float32 policies and live in virtual environments of their own that this script
+creates. Two populations: random policies, and copies of a policy that is trained first (a few seconds each).
+
+*Lockstep* steps count every episode up to the horizon, or up to where an evaluator stops, *living* steps only those
+before an episode's end. Everything is measured in turns, several times; the best time of each counts, so that
+other load on the machine disturbs little of it. `cores` is CPU time over wall time of that best run: well below the
+number of cores means that the machine was busy with something else.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+sys.path.insert(0, str(Path(__file__).parent / "_peers"))
+from protocol import timed
+
+from polystep_rl.cli.assemble import LoadedRun, load_run, setup_jax
+from polystep_rl.evaluate import device_evaluator
+from polystep_rl.policies import PRECISIONS
+from polystep_rl.sysinfo import system_info
+from polystep_rl.types import Params, PolicySpec
+
+ENVS = {"CartPole-v1": 500.0, "Acrobot-v1": -95.0}  # and the evaluation return at which training stops
+POPULATIONS = ("random", "solved")
+OURS = "polystep_rl"
+EVOSAX, POLYSTEP = "evosax+gymnax", "polystep"
+PEERS = {  # worker, requirements
+    EVOSAX: ("evosax_gymnax.py", ("evosax==0.3.2", "gymnax==1.0.1")),
+    POLYSTEP: ("polystep_torch.py", ("polystep==1.1.0", "torch==2.13.0", "gymnasium>=1.2", "numpy>=2")),
+}
+BARS = {"CartPole-v1": 10, "Acrobot-v1": 3}  # living steps/s over lockstep steps/s of evosax+gymnax
+SLOW = (POLYSTEP, "Acrobot-v1")  # steps every environment in Python: a part of the population, and two turns
+SLOW_CANDIDATES, SLOW_TURNS = 16, 2
+
+
+@dataclass
+class Args:
+    """Measure rollouts, beside other evaluators."""
+
+    json: Path | None = None
+    """Write every figure, with hardware and versions, to this file."""
+    quick: bool = False
+    """Two precisions, a small population, two turns: to see that it works. Its figures say little."""
+    candidates: int = 512
+    """Policies in the population."""
+    episodes: int = 8
+    """Episodes per policy."""
+    turns: int = 7
+    """Measurements of each; the best one counts."""
+    envs_dir: Path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "polystep-rl" / "peers"
+    """Where the virtual environments of the peers are kept."""
+    peers: bool = True
+    """Also measure the peers."""
+
+
+@dataclass
+class Case:
+    """One evaluator on one population."""
+
+    name: str
+    precision: str
+    env: str
+    population: str
+    candidates: int
+    episodes: int
+    lockstep: int  # steps
+    living: int  # steps
+    run: Callable[[], dict[str, float]] = field(repr=False)
+    turns: int
+    times: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def best(self) -> dict[str, float]:
+        return min(self.times, key=lambda t: t["wall"])
+
+    def rate(self, kind: str) -> float:
+        """Million steps per second; kind is lockstep or living."""
+        return getattr(self, kind) / self.best["wall"] / 1e6
+
+    def as_json(self) -> dict[str, Any]:
+        plain = {key: value for key, value in vars(self).items() if key != "run"}
+        return {
+            **plain,
+            "lockstep_per_second": 1e6 * self.rate("lockstep"),
+            "living_per_second": 1e6 * self.rate("living"),
+        }
+
+
+class Peer:
+    """A worker process in a virtual environment of its own."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        worker, requirements = PEERS[name]
+        python = _environment(folder / name.replace("+", "-"), requirements)
+        script = Path(__file__).parent / "_peers" / worker
+        variables = {
+            key: value for key, value in os.environ.items() if not key.startswith(("PYTHONPATH", "XLA_", "JAX_"))
+        }
+        self.name, self.versions = name, {}
+        self.log = tempfile.TemporaryFile("w+")
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            [str(python), str(script)], stdin=pipe, stdout=pipe, stderr=self.log, text=True, env=variables
+        )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """The worker's answer; RuntimeError, one line, where it has none."""
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.log.seek(0)
+            raise RuntimeError((self.log.read().strip() or "the worker ended").splitlines()[-1])
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+    def case(self, env: str, population: str, weights: dict[str, np.ndarray], args: Args, folder: str) -> Case:
+        """Prepare a population; weights as in the worker's protocol."""
+        slow = (self.name, env) == SLOW
+        if slow:
+            weights = {key: value[:SLOW_CANDIDATES] for key, value in weights.items()}
+        path = os.path.join(folder, f"{env}-{population}-{self.name}.npz")
+        np.savez(path, **weights)
+        key, n = f"{env}-{population}", len(weights["w0"])
+        answer = self.ask(prepare=key, env=env, weights=path, episodes=args.episodes)
+        self.versions = answer["versions"]
+        turns = min(args.turns, SLOW_TURNS) if slow else args.turns
+        steps = answer["lockstep"], answer["living"]
+        run = functools.partial(self.ask, run=key)
+        return Case(self.name, "float32", env, population, n, args.episodes, *steps, run, turns)
+
+
+def _environment(folder: Path, requirements: tuple[str, ...]) -> Path:
+    """Its Python; the environment is made again where its requirements have changed. RuntimeError where it fails."""
+    python, stamp = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"), folder / "requirements.txt"
+    wanted = "\n".join((*requirements, f"# Python {platform.python_version()}", ""))
+    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
+        return python
+    print(f"installing {' '.join(requirements)}", file=sys.stderr)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
+    for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], pip):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(((done.stderr or done.stdout).strip() or "failed").splitlines()[-1])
+    stamp.write_text(wanted)
+    return python
+
+
+def trained(env_id: str, precision: str, folder: str) -> LoadedRun:
+    """The policy of a short training run."""
+    run = Path(folder) / f"{env_id}-{precision}"
+    command = [sys.executable, "-m", "polystep_rl", "train", "--env", env_id, "--policy", precision, "--seed", "0"]
+    command += [f"--stop-reward={ENVS[env_id]}", "--run-dir", str(run), "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"training {precision} on {env_id} failed: {(done.stderr.strip() or '?').splitlines()[-1]}")
+    return load_run(run)
+
+
+def our_cases(env_id: str, precision: str, args: Args, folder: str) -> tuple[list[Case], dict[str, dict]]:
+    """Both populations of one precision, and their weights for the peers where it is float32."""
+    run = trained(env_id, precision, folder)
+    n, r, policy = args.candidates, args.episodes, run.policy
+    populations = {
+        "random": jax.vmap(policy.init)(jax.random.split(jax.random.key(1), n)),
+        "solved": jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), run.params),
+    }
+    evaluator = device_evaluator(run.env, policy, r)
+    evaluate = jax.jit(lambda key, params: evaluator(key, params, lambda x: x))
+    cases, weights, key = [], {}, jax.random.key(0)
+    for name, params in populations.items():
+        call = functools.partial(lambda params: jax.block_until_ready(evaluate(key, params)), params)
+        living, lockstep = int(call().env_steps), n * r * run.env.spec.horizon
+        timing = functools.partial(timed, call)
+        cases.append(Case(OURS, precision, env_id, name, n, r, lockstep, living, timing, args.turns))
+        if precision == "float32":
+            weights[name] = plain_weights(policy.spec, jax.device_get(jax.vmap(policy.deploy)(params)))
+    return cases, weights
+
+
+def plain_weights(spec: PolicySpec, deployed: Params) -> dict[str, np.ndarray]:
+    """Float policies with the input scaling folded into their first layer: the same policy on raw observations."""
+    offset, scale = np.asarray(spec.obs_offset), np.asarray(spec.obs_scale)
+    w0 = deployed["0"]["w"] / scale
+    weights = {"w0": w0, "b0": deployed["0"]["b"] - w0 @ offset, "w1": deployed["1"]["w"], "b1": deployed["1"]["b"]}
+    return {key: np.asarray(value, np.float32) for key, value in weights.items()}
+
+
+def measure(cases: list[Case]) -> None:
+    """In turns, so that a busy moment of the machine meets one measurement of each and not all of one."""
+    for turn in range(max(case.turns for case in cases)):
+        for case in cases:
+            if turn < case.turns:
+                case.times.append(case.run())
+
+
+def report(cases: list[Case]) -> None:
+    """One table per environment and population."""
+    for env in ENVS:
+        for population in POPULATIONS:
+            rows = [case for case in cases if (case.env, case.population) == (env, population)]
+            peers = [case for case in rows if case.name != OURS]
+            print(f"\n{env}, {population} policies (million steps/s; ours(living) over a peer's lockstep, living)")
+            heads = "".join(f"{peer.name + ' lock':>20}{'living':>9}" for peer in peers)
+            print(f"{'':26}{'policies':>9}{'length':>8}{'lockstep':>10}{'living':>9}{'cores':>7}{heads}")
+            for case in rows:
+                name = f"{case.name} {case.precision}"
+                length = case.living / (case.candidates * case.episodes)
+                cores = case.best["cpu"] / case.best["wall"]
+                line = f"{name:26}{case.candidates:>9}{length:>8.1f}"
+                line += f"{case.rate('lockstep'):>10.3f}{case.rate('living'):>9.3f}{cores:>7.2f}"
+                if case.name == OURS:
+                    for peer in peers:
+                        ratios = (case.rate("living") / peer.rate(kind) for kind in ("lockstep", "living"))
+                        line += "{:>19.1f}x{:>8.1f}x".format(*ratios)
+                print(line)
+
+
+def verdicts(cases: list[Case]) -> list[dict[str, Any]]:
+    """Per environment and population, the slowest precision over evosax+gymnax in lockstep, beside the bar."""
+    results = []
+    for peer in (case for case in cases if case.name == EVOSAX):
+        ours = [c for c in cases if (c.name, c.env, c.population) == (OURS, peer.env, peer.population)]
+        slowest = min(ours, key=lambda case: case.rate("living"))
+        ratio, bar = slowest.rate("living") / peer.rate("lockstep"), BARS[peer.env]
+        results.append(
+            {
+                "env": peer.env,
+                "population": peer.population,
+                "precision": slowest.precision,
+                "ratio": ratio,
+                "bar": bar,
+                "met": ratio >= bar,
+            }
+        )
+    return results
+
+
+def main(args: Args) -> None:
+    """Prepare, measure, print."""
+    precisions = PRECISIONS
+    if args.quick:
+        args.candidates, args.turns, precisions = min(args.candidates, 64), 2, ("float32", "binary")
+    setup_jax()
+    load_before = os.getloadavg()
+    peers, missing = [], {}
+    for name in PEERS if args.peers else ():
+        try:
+            peers.append(Peer(name, args.envs_dir))
+        except (OSError, RuntimeError) as error:
+            missing[name] = str(error)
+    cases: list[Case] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for env in ENVS:
+            for precision in precisions:
+                ours, weights = our_cases(env, precision, args, folder)
+                cases += ours
+                for peer in peers:
+                    if not weights or peer.name in missing:
+                        continue
+                    try:
+                        cases += [peer.case(env, name, w, args, folder) for name, w in weights.items()]
+                    except RuntimeError as error:
+                        missing[peer.name] = str(error)
+        cases = [case for case in cases if case.name not in missing]
+        measure(cases)
+    for peer in peers:
+        peer.process.stdin.close()
+        peer.process.wait()
+    load = {"before": load_before, "after": os.getloadavg()}
+    cpu = system_info()["cpu_count"]
+    print(f"{cpu} cores, load average {load['before'][0]:.2f} before and {load['after'][0]:.2f} after", end="")
+    print(f"; {args.episodes} episodes per policy, best of {args.turns} turns")
+    report(cases)
+    print()
+    for v in (results := verdicts(cases)):
+        print(
+            f"{v['env']}, {v['population']}: slowest precision ({v['precision']}) {v['ratio']:.1f} times {EVOSAX} in "
+            f"lockstep, bar {v['bar']}: {'met' if v['met'] else 'MISSED'}"
+        )
+    for name, reason in missing.items():
+        print(f"{name}: not measured: {reason}")
+    if args.json:
+        record = {
+            "system": {**system_info(), "cpu": _cpu_model(), "load_average": load},
+            "args": {**asdict(args), "json": str(args.json), "envs_dir": None},
+            "peers": {peer.name: peer.versions for peer in peers if peer.name not in missing},
+            "missing": missing,
+            "verdicts": results,
+            "cases": [case.as_json() for case in cases],
+        }
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,117 @@
+"""Costs of a population: common random numbers, one result whatever the layout, non-finite returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from polystep_rl.envs import make
+from polystep_rl.evaluate import Layout, device_evaluator, evaluate_params, finite_cost, merge_moments
+from polystep_rl.policies import make_policy
+from polystep_rl.rollout import RolloutConfig
+from polystep_rl.types import Evaluation, Moments, Policy
+
+N, R = 7, 4  # odd: padding on two devices, and in chunks
+TINY = Layout(max_bytes=1)
+ONE = Layout(devices=tuple(jax.devices()[:1]))
+PAIRS = Layout(RolloutConfig(lanes=3, block=2), max_bytes=600)
+KEY = jax.random.key(7)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return make_policy(make("CartPole-v1").spec, (8,), "int8", 0.0, 0.2)
+
+
+def population(policy: Policy, n: int = N) -> Any:
+    return jax.vmap(policy.init)(jax.random.split(jax.random.key(1), n))
+
+
+def evaluate(policy: Policy, params: Any, layout: Layout = Layout(), **kwargs: Any) -> Evaluation:
+    evaluator = device_evaluator(make("CartPole-v1"), policy, R, layout, **kwargs)
+    return jax.device_get(jax.jit(lambda key, p: evaluator(key, p, lambda x: x))(KEY, params))
+
+
+@pytest.fixture(scope="module")
+def reference(policy: Policy) -> Evaluation:
+    return evaluate(policy, population(policy), ONE, collect_moments=True)
+
+
+def test_identical_candidates_cost_the_same(policy: Policy) -> None:
+    one = policy.init(jax.random.key(5))
+    same = evaluate(policy, jax.tree.map(lambda x: jnp.broadcast_to(x, (N, *x.shape)), one))
+    assert len(set(same.cost.tolist())) == 1
+    assert (same.returns == same.returns[:1]).all()
+    assert len(set(same.returns[0].tolist())) > 1, "but its episodes differ"
+    alone = jax.device_get(
+        jax.jit(lambda p: evaluate_params(device_evaluator(make("CartPole-v1"), policy, R), KEY, p))(one)
+    )
+    np.testing.assert_array_equal(alone.returns, same.returns[:1])
+
+
+@pytest.mark.parametrize("layout", [Layout(), TINY, PAIRS], ids=["two devices", "chunks of one", "chunks of some"])
+def test_layout_changes_no_bit(policy: Policy, reference: Evaluation, layout: Layout) -> None:
+    assert jax.device_count() == 2
+    given = evaluate(policy, population(policy), layout, collect_moments=True)
+    for name in ("cost", "returns", "lengths", "env_steps", "nonfinite"):
+        np.testing.assert_array_equal(getattr(given, name), getattr(reference, name), err_msg=name)
+    # Sums in another order; but every step is counted, and padding is not.
+    assert given.obs_moments.weight == reference.obs_moments.weight == reference.lengths.sum()
+    np.testing.assert_allclose(given.obs_moments.mean, reference.obs_moments.mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(given.obs_moments.m2, reference.obs_moments.m2, rtol=1e-4)
+
+
+def test_cost_and_steps(reference: Evaluation) -> None:
+    assert reference.returns.shape == reference.lengths.shape == (N, R)
+    np.testing.assert_allclose(reference.cost, -reference.returns.mean(1), rtol=1e-6)
+    assert reference.env_steps == reference.lengths.sum() == reference.returns.sum()
+    assert reference.nonfinite == 0
+
+
+def test_decode_brings_its_arrays_along(policy: Policy, reference: Evaluation) -> None:
+    def decode(params: Any, index: Any) -> Any:
+        return jax.tree.map(lambda x: x[index], params)
+
+    evaluator = device_evaluator(make("CartPole-v1"), policy, R)
+    given = jax.jit(lambda p: evaluator(KEY, jnp.arange(N), Partial(decode, p)))(population(policy))
+    np.testing.assert_array_equal(given.returns, reference.returns)
+
+
+def test_fewer_candidates_than_devices(policy: Policy, reference: Evaluation) -> None:
+    given = evaluate(policy, population(policy, N) and jax.tree.map(lambda x: x[:1], population(policy)))
+    np.testing.assert_array_equal(given.returns, reference.returns[:1])
+
+
+def test_no_episodes(policy: Policy) -> None:
+    with pytest.raises(ValueError, match="episodes=0: expected at least 1"):
+        device_evaluator(make("CartPole-v1"), policy, 0)
+
+
+def test_nonfinite_returns_become_the_worst_finite_cost() -> None:
+    inf, nan = np.inf, np.nan
+    returns = jnp.array([[1.0, 3.0], [nan, 1.0], [-inf, inf], [5.0, 7.0], [inf, 1.0], [-4.0, 0.0]])
+    cost, count = finite_cost(returns)
+    np.testing.assert_array_equal(cost, [-2.0, 2.0, 2.0, -6.0, 2.0, 2.0])
+    assert count == 4
+    cost, count = finite_cost(jnp.full((3, 2), nan))
+    np.testing.assert_array_equal(cost, 0)
+    assert count == 6
+
+
+def test_merged_moments_are_those_of_all() -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(3, 2, size=(k, 2)).astype(np.float32) for k in (5, 1, 40)]
+    one = lambda x: Moments(np.float32(len(x)), x.mean(0), ((x - x.mean(0)) ** 2).sum(0))  # noqa: E731
+    nothing = Moments(np.float32(0), np.zeros(2, np.float32), np.zeros(2, np.float32))
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *map(one, parts), nothing)
+    merged, everything = merge_moments(stacked), np.concatenate(parts)
+    assert merged.weight == 46
+    np.testing.assert_allclose(merged.mean, everything.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(merged.m2, everything.var(0) * 46, rtol=1e-5)
+    empty = merge_moments(jax.tree.map(lambda x: x[None], jax.tree.map(jnp.asarray, nothing)))
+    assert np.isfinite(empty.mean).all() and empty.weight == 0
