@@ -45,7 +45,7 @@ POPULATIONS = ("random", "solved")
 OURS = "polystep_rl"
 EVOSAX, POLYSTEP = "evosax+gymnax", "polystep"
 PEERS = {  # worker, requirements
-    EVOSAX: ("evosax_gymnax.py", ("evosax==0.3.2", "gymnax==1.0.1")),
+    EVOSAX: ("evosax_gymnax.py", ("evosax==0.3.2", "gymnax==1.0.1", "six")),  # gymnax imports six and does not say so
     POLYSTEP: ("polystep_torch.py", ("polystep==1.1.0", "torch==2.13.0", "gymnasium>=1.2", "numpy>=2")),
 }
 BARS = {"CartPole-v1": 10, "Acrobot-v1": 3}  # living steps/s over lockstep steps/s of evosax+gymnax

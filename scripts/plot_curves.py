@@ -2,6 +2,10 @@
 
     python scripts/plot_curves.py runs/* --out docs/images/cartpole.png
 
+The README's figure is of seeds 0 to 4 of three precisions, from this command:
+
+    polystep-rl train --policy P --seed S --eval-freq 2000 --eval-episodes 64 --stop-reward None --total-timesteps 400000
+
 Needs matplotlib (the `play` extra). Runs of one precision are its seeds: each is a thin line, their median the thick
 one, drawn to where the last seed stops; a run that has stopped keeps its last return.
 """
@@ -56,7 +60,7 @@ def draw(groups: dict[str, list[tuple[np.ndarray, np.ndarray]]], title: str, out
         colour, dashes = STYLES[name]
         for steps, returns in curves:
             axes.plot(steps, returns, color=colour, linewidth=0.6, alpha=0.35)
-        grid = np.linspace(max(steps[0] for steps, _ in curves), max(steps[-1] for steps, _ in curves), 200)
+        grid = np.geomspace(max(steps[0] for steps, _ in curves), max(steps[-1] for steps, _ in curves), 200)
         median = np.median([np.interp(grid, steps, returns) for steps, returns in curves], axis=0)
         axes.plot(grid, median, dashes, color=colour, linewidth=2, label=f"{name} ({len(curves)} seeds)")
     axes.set_xscale("log")

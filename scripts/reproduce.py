@@ -17,6 +17,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, median
 
 import tyro
 
@@ -83,11 +84,31 @@ def run(args: Args, runs: Path) -> list[dict]:
     return rows
 
 
+def table(results: list[dict]) -> str:
+    """A Markdown table: a line per environment and precision."""
+    lines = [
+        "| environment | precision | bar | worst seed | mean | env steps, median | seconds, median | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str, float], list[dict]] = {}
+    for row in results:
+        groups.setdefault((row["env"], row["policy"], row["bar"]), []).append(row)
+    for (env, policy, bar), rows in groups.items():
+        returns = [row["eval"]["mean_return"] for row in rows]
+        lines.append(
+            f"| {env} | {policy} | {bar:g} | {min(returns):.1f} | {mean(returns):.1f} "
+            f"| {median(row['env_steps'] for row in rows):,.0f} "
+            f"| {median(row['wall_seconds'] for row in rows):.1f} | {len(rows)} |"
+        )
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     arguments = tyro.cli(Args)
     with tempfile.TemporaryDirectory() as folder:
         results = run(arguments, arguments.runs or Path(folder))
     missed = [row for row in results if not row["ok"]]
+    print(table(results))
     print(f"{len(results) - len(missed)} of {len(results)} runs met their bar")
     if arguments.json:
         for row in results:

@@ -1,0 +1,64 @@
+"""What the README shows is what works."""
+
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from polystep_rl.cli import COMMANDS
+from polystep_rl.cli.train import parse
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(marker: str) -> str:
+    """The fenced block that follows a marker."""
+    found = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found, f"README.md has no block after its marker {marker}"
+    return found.group(1)
+
+
+def test_the_python_example_trains(capsys):
+    names = {}
+    exec(compile(block("python-example"), "README.md", "exec"), names)  # noqa: S102
+    assert names["result"].stopped_by == "stop_reward"
+    assert names["result"].progress.best_return == 500
+    assert names["result"].progress.env_steps <= 1_000_000
+    assert capsys.readouterr().out.startswith("stop_reward 500.0")
+
+
+def test_the_train_command_is_the_main_job():
+    flags = shlex.split(block("train-command").split("polystep-rl train", 1)[1])
+    config = parse(flags).config
+    assert (config.env, config.policy, config.preset) == ("CartPole-v1", "binary", "tuned")
+
+
+def test_the_two_install_commands_use_the_constraints():
+    for marker in ("train-command", "test-command"):
+        assert block(marker).count("pip install -c constraints.txt") == 1
+
+
+def test_every_command_and_linked_file_exists():
+    named = set(re.findall(r"polystep-rl (\w+)[ `]", README)) - {"trains"}
+    assert named == set(COMMANDS)
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in link:
+            assert (ROOT / link).exists(), f"README.md links to {link}"
+
+
+@pytest.mark.parametrize("script", sorted(set(re.findall(r"scripts/\w+\.py", README))))
+def test_named_scripts_exist(script):
+    assert (ROOT / script).is_file()
+
+
+def test_the_results_are_those_that_were_measured():
+    system_and_runs = json.loads((ROOT / "docs/results/classic_control.json").read_text(encoding="utf-8"))
+    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "scripts/reproduce.py")
+    reproduce = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reproduce)
+    assert reproduce.table(system_and_runs["runs"]) in README
+    assert all(run["ok"] for run in system_and_runs["runs"])
