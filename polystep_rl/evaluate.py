@@ -25,7 +25,8 @@ def use_all_cores(cores: int | None = None) -> None:
     RuntimeError. On a machine with a GPU the CPU devices are simply not the default ones.
     """
     jax.config.update("jax_num_cpu_devices", cores or len(os.sched_getaffinity(0)))
-    # With asynchronous dispatch the CPU client runs the shards of one program one after the other (JAX 0.10).
+    # The shards of a program run side by side with and without this (each has a thread of its own); asynchronous
+    # dispatch would only hand every program to another thread first.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 

@@ -44,9 +44,9 @@ ENVS = {"CartPole-v1": 500.0, "Acrobot-v1": -95.0}  # and the evaluation return 
 POPULATIONS = ("random", "solved")
 OURS = "polystep_rl"
 EVOSAX, POLYSTEP = "evosax+gymnax", "polystep"
-PEERS = {  # worker, requirements
-    EVOSAX: ("evosax_gymnax.py", ("evosax==0.3.2", "gymnax==1.0.1", "six")),  # gymnax imports six and does not say so
-    POLYSTEP: ("polystep_torch.py", ("polystep==1.1.0", "torch==2.13.0", "gymnasium>=1.2", "numpy>=2")),
+PEERS = {  # worker, its variants, requirements (gymnax imports six and does not say so)
+    EVOSAX: ("evosax_gymnax.py", ("default", "lean"), ("evosax==0.3.2", "gymnax==1.0.1", "six")),
+    POLYSTEP: ("polystep_torch.py", ("default",), ("polystep==1.1.0", "torch==2.13.0", "gymnasium>=1.2", "numpy>=2")),
 }
 BARS = {"CartPole-v1": 10, "Acrobot-v1": 3}  # living steps/s over lockstep steps/s of evosax+gymnax
 SLOW = (POLYSTEP, "Acrobot-v1")  # steps every environment in Python: a part of the population, and two turns
@@ -110,7 +110,7 @@ class Peer:
     """A worker process in a virtual environment of its own."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        worker, requirements = PEERS[name]
+        worker, self.variants, requirements = PEERS[name]
         python = _environment(folder / name.replace("+", "-"), requirements)
         script = Path(__file__).parent / "_peers" / worker
         variables = {
@@ -139,20 +139,23 @@ class Peer:
             raise RuntimeError(answer["error"])
         return answer
 
-    def case(self, env: str, population: str, weights: dict[str, np.ndarray], args: Args, folder: str) -> Case:
+    def case(
+        self, env: str, population: str, variant: str, weights: dict[str, np.ndarray], args: Args, folder: str
+    ) -> Case:
         """Prepare a population; weights as in the worker's protocol."""
         slow = (self.name, env) == SLOW
         if slow:
             weights = {key: value[:SLOW_CANDIDATES] for key, value in weights.items()}
         path = os.path.join(folder, f"{env}-{population}-{self.name}.npz")
         np.savez(path, **weights)
-        key, n = f"{env}-{population}", len(weights["w0"])
-        answer = self.ask(prepare=key, env=env, weights=path, episodes=args.episodes)
+        key, n = f"{env}-{population}-{variant}", len(weights["w0"])
+        answer = self.ask(prepare=key, env=env, weights=path, episodes=args.episodes, variant=variant)
         self.versions = answer["versions"]
         turns = min(args.turns, SLOW_TURNS) if slow else args.turns
         steps = answer["lockstep"], answer["living"]
         run = functools.partial(self.ask, run=key)
-        return Case(self.name, "float32", env, population, n, args.episodes, *steps, run, turns)
+        name = self.name if variant == "default" else f"{self.name} {variant}"
+        return Case(name, "float32", env, population, n, args.episodes, *steps, run, turns)
 
 
 def _environment(folder: Path, requirements: tuple[str, ...]) -> Path:
@@ -226,7 +229,7 @@ def report(cases: list[Case]) -> None:
             rows = [case for case in cases if (case.env, case.population) == (env, population)]
             peers = [case for case in rows if case.name != OURS]
             print(f"\n{env}, {population} policies (million steps/s; ours(living) over a peer's lockstep, living)")
-            heads = "".join(f"{peer.name + ' lock':>20}{'living':>9}" for peer in peers)
+            heads = "".join(f"{'over ' + peer.name:>25}" for peer in peers)
             print(f"{'':26}{'policies':>9}{'length':>8}{'lockstep':>10}{'living':>9}{'cores':>7}{heads}")
             for case in rows:
                 name = f"{case.name} {case.precision}"
@@ -237,19 +240,20 @@ def report(cases: list[Case]) -> None:
                 if case.name == OURS:
                     for peer in peers:
                         ratios = (case.rate("living") / peer.rate(kind) for kind in ("lockstep", "living"))
-                        line += "{:>19.1f}x{:>8.1f}x".format(*ratios)
+                        line += "{:>14.1f}x{:>9.1f}x".format(*ratios)
                 print(line)
 
 
 def verdicts(cases: list[Case]) -> list[dict[str, Any]]:
     """Per environment and population, the slowest precision over evosax+gymnax in lockstep, beside the bar."""
     results = []
-    for peer in (case for case in cases if case.name == EVOSAX):
+    for peer in (case for case in cases if case.name.startswith(EVOSAX)):
         ours = [c for c in cases if (c.name, c.env, c.population) == (OURS, peer.env, peer.population)]
         slowest = min(ours, key=lambda case: case.rate("living"))
         ratio, bar = slowest.rate("living") / peer.rate("lockstep"), BARS[peer.env]
         results.append(
             {
+                "peer": peer.name,
                 "env": peer.env,
                 "population": peer.population,
                 "precision": slowest.precision,
@@ -284,10 +288,14 @@ def main(args: Args) -> None:
                     if not weights or peer.name in missing:
                         continue
                     try:
-                        cases += [peer.case(env, name, w, args, folder) for name, w in weights.items()]
+                        cases += [
+                            peer.case(env, population, variant, weights[population], args, folder)
+                            for population in POPULATIONS
+                            for variant in peer.variants
+                        ]
                     except RuntimeError as error:
                         missing[peer.name] = str(error)
-        cases = [case for case in cases if case.name not in missing]
+        cases = [case for case in cases if not case.name.startswith(tuple(missing))]
         measure(cases)
     for peer in peers:
         peer.process.stdin.close()
@@ -300,7 +308,7 @@ def main(args: Args) -> None:
     print()
     for v in (results := verdicts(cases)):
         print(
-            f"{v['env']}, {v['population']}: slowest precision ({v['precision']}) {v['ratio']:.1f} times {EVOSAX} in "
+            f"{v['env']}, {v['population']}: slowest precision ({v['precision']}) {v['ratio']:.1f} times {v['peer']} in "
             f"lockstep, bar {v['bar']}: {'met' if v['met'] else 'MISSED'}"
         )
     for name, reason in missing.items():

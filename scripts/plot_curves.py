@@ -4,7 +4,8 @@
 
 The README's figure is of seeds 0 to 4 of three precisions, from this command:
 
-    polystep-rl train --policy P --seed S --eval-freq 2000 --eval-episodes 64 --stop-reward None --total-timesteps 400000
+    polystep-rl train --policy P --seed S --total-timesteps 400000 --stop-reward None \\
+        --eval-freq 2000 --eval-episodes 64
 
 Needs matplotlib (the `play` extra). Runs of one precision are its seeds: each is a thin line, their median the thick
 one, drawn to where the last seed stops; a run that has stopped keeps its last return.

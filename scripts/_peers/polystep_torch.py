@@ -9,7 +9,7 @@ from polystep.benchmarks.rl.gym_evaluator import GymVectorEvaluator
 from protocol import Weights, serve
 
 
-def make_run(env_id: str, weights: Weights, episodes: int):
+def make_run(env_id: str, weights: Weights, episodes: int, variant: str):
     """A function that evaluates the population once, and its lockstep and living steps."""
     cartpole = env_id.startswith("CartPole")
     if cartpole:

@@ -1,6 +1,6 @@
 """What the workers of bench_rollout.py have in common: requests and answers are JSON objects, one a line.
 
-{"prepare": case, "env": id, "weights": npz, "episodes": r} -> {"lockstep": steps, "living": steps, "versions": {...}}
+{"prepare": case, "env": id, "weights": npz, "episodes": r, "variant": name} -> {"lockstep": steps, "living": steps, "versions": {...}}
 {"run": case} -> {"wall": seconds, "cpu": seconds}
 """
 
@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
     return {name: installed[name] for name in PACKAGES if name in installed}
 
 
-def serve(make_run: Callable[[str, Weights, int], tuple[Callable[[], object], int, int]]) -> None:
+def serve(make_run: Callable[[str, Weights, int, str], tuple[Callable[[], object], int, int]]) -> None:
     """Answer requests until standard input closes. Whatever else is printed goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -40,7 +40,7 @@ def serve(make_run: Callable[[str, Weights, int], tuple[Callable[[], object], in
         try:
             if "prepare" in request:
                 weights = dict(np.load(request["weights"]))
-                run, lockstep, living = make_run(request["env"], weights, request["episodes"])
+                run, lockstep, living = make_run(request["env"], weights, request["episodes"], request["variant"])
                 run()  # compiles
                 cases[request["prepare"]] = run
                 answer = {"lockstep": lockstep, "living": living, "versions": versions()}
