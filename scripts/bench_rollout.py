@@ -295,7 +295,7 @@ def main(args: Args) -> None:
                         ]
                     except RuntimeError as error:
                         missing[peer.name] = str(error)
-        cases = [case for case in cases if not case.name.startswith(tuple(missing))]
+        cases = [case for case in cases if case.name.partition(" ")[0] not in missing]
         measure(cases)
     for peer in peers:
         peer.process.stdin.close()
@@ -308,8 +308,8 @@ def main(args: Args) -> None:
     print()
     for v in (results := verdicts(cases)):
         print(
-            f"{v['env']}, {v['population']}: slowest precision ({v['precision']}) {v['ratio']:.1f} times {v['peer']} in "
-            f"lockstep, bar {v['bar']}: {'met' if v['met'] else 'MISSED'}"
+            f"{v['env']}, {v['population']}: slowest precision ({v['precision']}) {v['ratio']:.1f} times {v['peer']} "
+            f"in lockstep, bar {v['bar']}: {'met' if v['met'] else 'MISSED'}"
         )
     for name, reason in missing.items():
         print(f"{name}: not measured: {reason}")

@@ -1,7 +1,9 @@
 """What the workers of bench_rollout.py have in common: requests and answers are JSON objects, one a line.
 
-{"prepare": case, "env": id, "weights": npz, "episodes": r, "variant": name} -> {"lockstep": steps, "living": steps, "versions": {...}}
-{"run": case} -> {"wall": seconds, "cpu": seconds}
+{"prepare": case, "env": id, "weights": npz, "episodes": r, "variant": name}
+    -> {"lockstep": steps, "living": steps, "versions": {...}}
+{"run": case}
+    -> {"wall": seconds, "cpu": seconds}
 """
 
 import json
