@@ -15,7 +15,7 @@ from polystep_rl.cli import UsageError
 T = TypeVar("T")
 
 FRAME = re.compile(r"\x1b\[[0-9;]*m|^[╭╰].*$|^│ ?| *│$", re.MULTILINE)
-RULE = re.compile(r"^─+$", re.MULTILINE)
+RULE = re.compile(r"^ *(?:─+|-{3,}) *$", re.MULTILINE)  # hyphens where the terminal has no Unicode
 
 
 def parse_options(cls: type[T], command: str, argv: Sequence[str], *markers: Any, **settings: Any) -> T:
@@ -34,8 +34,9 @@ def parse_options(cls: type[T], command: str, argv: Sequence[str], *markers: Any
 
 def one_line(box: str) -> str:
     """What tyro prints in a box: the error itself and the names of the options that it suggests."""
-    text = FRAME.sub("", box)
-    error, *rest = RULE.split(text)
+    framed = "╭" in box
+    blocks = [block for block in RULE.split(FRAME.sub("", box)) if block.strip()]
+    error, *rest = blocks if framed or len(blocks) < 2 else blocks[1:]  # without a frame, the title is a block
     said = " ".join(error.split())
     for block in rest:
         names = dict.fromkeys(re.findall(r"^ +(--[\w-]+)", block, re.MULTILINE))

@@ -53,7 +53,7 @@ USAGE = {
     "no budget": (("train", "--total-timesteps", "None"), "no budget: give --total-timesteps"),
     "hidden 0": ((*TRAIN, "--hidden", "0"), "hidden was 0, expected at least 1"),
     "hidden negative": ((*TRAIN, "--hidden", "16", "-4"), "hidden was -4, expected at least 1"),
-    "hidden huge": ((*TRAIN, "--hidden", "10000000"), "10000000"),
+    "hidden huge": ((*TRAIN, "--hidden", "100000000"), "100000000"),
     "particle dim": ((*TRAIN, "--particle-dim", "0"), "particle_dim was 0, expected at least 1"),
     "cube": ((*TRAIN, "--polytope", "cube", "--particle-dim", "99"), "particle_dim was 99"),
     "seed": ((*TRAIN, "--seed", "-1"), "seed was -1, expected at least 0"),
@@ -242,5 +242,18 @@ def test_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_boxes_become_a_line() -> None:
-    box = "╭─ Unrecognized options ───╮\n│ Unrecognized options: --a │\n│ ─────── │\n│ Perhaps you meant: │\n│     --abc INT │\n╰──╯\n"
-    assert one_line(box) == "Unrecognized options: --a; did you mean --abc?"
+    said = (
+        "Unrecognized options: --a",
+        "-------",
+        "Perhaps you meant:",
+        "    --abc INT",
+        "        What it does.",
+        "-------",
+        "For help",
+    )
+    plain = "\n".join(("Unrecognized options", "-------", *said, "-------"))
+    framed = "\n".join(
+        ("╭─ Title ─╮", *(f"│ {line.replace('-------', '───────'):<30} │" for line in said), "╰─────────╯")
+    )
+    for box in (plain, framed):
+        assert one_line(box) == "Unrecognized options: --a; did you mean --abc?"

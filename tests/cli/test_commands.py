@@ -154,15 +154,9 @@ def test_new_runs_get_folders_of_their_own(cli: Callable, tmp_path: Path) -> Non
         assert Path(folder).name.startswith("probe-Bandit-v0__polystep-binary__0__")
 
 
-class _Policy:
-    pass
-
-
 def progress_lines(times: list[float], rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the observer prints when chunk i ends at times[i] with rows[i] as its last generation."""
-    clock = iter([0.0])
     now = [0.0]
-    del clock
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     stream = io.StringIO()
     run: Any = SimpleNamespace(log=lambda *args: None)
@@ -258,8 +252,8 @@ def test_an_environment_of_the_users_own(command: list[str], tmp_path: Path) -> 
 
 def test_ctrl_c_saves_and_can_be_resumed(cli: Callable, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    argv = ["train", "--env", "CartPole-v1", "--total-timesteps", "1000000000", "--stop-reward", "None", "--eval-freq",
-            "20000", "--eval-episodes", "8", "--test-episodes", "8", "--run-dir", str(run), "--json", "--cores", "2"]  # fmt: skip
+    flags = "--total-timesteps 1000000000 --stop-reward None --eval-freq 20000 --eval-episodes 8 --test-episodes 8"
+    argv = ["train", "--env", "CartPole-v1", *flags.split(), "--run-dir", str(run), "--json", "--cores", "2"]
     process = subprocess.Popen(
         [*SCRIPT, *argv], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
