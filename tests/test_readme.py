@@ -64,3 +64,24 @@ def test_the_results_are_those_that_were_measured():
     spec.loader.exec_module(reproduce)
     assert reproduce.table(system_and_runs["runs"]) in README
     assert all(run["ok"] for run in system_and_runs["runs"])
+
+
+def test_the_speeds_are_those_that_were_measured():
+    cases = json.loads((ROOT / "docs/results/bench_rollout.json").read_text(encoding="utf-8"))["cases"]
+    order = [(env, population) for env in ("CartPole-v1", "Acrobot-v1") for population in ("random", "solved")]
+
+    def speeds(kind: str, **wanted: str) -> list[float]:
+        found = [case for case in cases if all(case[name] == value for name, value in wanted.items())]
+        at = {(case["env"], case["population"]): case[f"{kind}_per_second"] / 1e6 for case in found}
+        return [at[key] for key in order]
+
+    def cell(value: float) -> str:
+        return f"{value:.1f}" if value > 0.1 else f"{value:.3f}"
+
+    ours = " | ".join(cell(x) for x in speeds("living", name="polystep_rl", precision="float32"))
+    assert f"| polystep-rl, living | {ours} |" in README
+    binary = [cell(x) for x in speeds("living", name="polystep_rl", precision="binary")]
+    assert f"{', '.join(binary[:3])} and {binary[3]}" in README
+    for name in {case["name"] for case in cases} - {"polystep_rl"}:
+        both = zip(speeds("lockstep", name=name), speeds("living", name=name), strict=True)
+        assert " | ".join(f"{cell(a)} ({cell(b)})" for a, b in both) in README, name

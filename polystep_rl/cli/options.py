@@ -18,14 +18,19 @@ FRAME = re.compile(r"\x1b\[[0-9;]*m|^[╭╰].*$|^│ ?| *│$", re.MULTILINE)
 RULE = re.compile(r"^ *(?:─+|-{3,}) *$", re.MULTILINE)  # hyphens where the terminal has no Unicode
 
 
-def parse_options(cls: type[T], command: str, argv: Sequence[str], *markers: Any, **settings: Any) -> T:
+def parse_options(
+    cls: type[T],
+    command: str,
+    argv: Sequence[str],
+    markers: Sequence[Any] = (tyro.conf.FlagCreatePairsOff,),
+    default: T | None = None,
+) -> T:
     """The dataclass `cls` from command-line flags. Raises UsageError, in one line, for what does not parse."""
     prog = f"polystep-rl {command}"
     printed = io.StringIO()
-    config = (tyro.conf.FlagCreatePairsOff, *markers)
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(cls, prog=prog, args=list(argv), config=config, **settings)
+            return tyro.cli(cls, prog=prog, args=list(argv), config=tuple(markers), default=default)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise

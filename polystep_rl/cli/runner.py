@@ -49,13 +49,12 @@ class RunObserver(loop.Observer):
             if row["eval/mean_reward"] is not None:
                 self._last_eval = row["eval/mean_reward"]
         now = time.perf_counter()
-        if not self.quiet and (rows[-1]["eval/mean_reward"] is not None or now - self._shown > LINE_SECONDS):
-            self._shown = now
-            self.console.print(self._line(rows[-1]))
         evaluated = rows[-1]["eval/mean_reward"] is not None
         if self._warm is None or (evaluated and not self._warm_eval):
-            self._warm = time.perf_counter(), rows[-1]["env_steps"]
-            self._warm_eval = evaluated
+            self._warm, self._warm_eval = (now, rows[-1]["env_steps"]), evaluated
+        if not self.quiet and (evaluated or now - self._shown > LINE_SECONDS):
+            self._shown = now
+            self.console.print(self._line(rows[-1]))
 
     def _line(self, row: loop.Row) -> str:
         steps, total = row["env_steps"], self.config.total_timesteps

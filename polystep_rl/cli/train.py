@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -45,7 +46,8 @@ class TrainArgs:
     """Train a policy by PolyStep. Defaults come from the preset of environment and precision (--show-config)."""
 
     config: TrainConfig = field(default_factory=TrainConfig)
-    output: Output = field(default_factory=Output)
+    # Its flags are off by default. Whether one of config's is depends on the preset, so --x and --no-x both exist.
+    output: Annotated[Output, tyro.conf.FlagCreatePairsOff] = field(default_factory=Output)
 
 
 def _given(argv: Sequence[str], name: str, default: str) -> str:
@@ -74,7 +76,7 @@ def parse(argv: Sequence[str]) -> TrainArgs:
         except ConfigError as error:
             raise UsageError(str(error)) from None
     default = TrainArgs(config, Output())
-    args = parse_options(TrainArgs, "train", argv, tyro.conf.OmitArgPrefixes, default=default)
+    args = parse_options(TrainArgs, "train", argv, (tyro.conf.OmitArgPrefixes,), default)
     try:
         check_ranges(args.config)
     except ConfigError as error:
@@ -109,10 +111,10 @@ def run(argv: list[str]) -> int:
 
     stream = sys.stderr if args.output.json else sys.stdout
     summary = run_training(args.config, args.output, stream, install_handler=_in_main_thread())
+    if summary["stopped_by"] == "interrupt":
+        print(f"interrupted; continue with: polystep-rl train --resume {summary['run_dir']}", file=sys.stderr)
     if args.output.json:
         assemble.print_json(summary)
-    elif summary["stopped_by"] == "interrupt":
-        print(f"interrupted; continue with: polystep-rl train --resume {summary['run_dir']}", file=sys.stderr)
     elif not args.output.quiet:
         result = summary["eval"]
         print(

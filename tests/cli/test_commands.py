@@ -132,6 +132,7 @@ def test_every_default_can_be_overridden(cli: Callable) -> None:
 
     from polystep_rl.config import to_plain
 
+    assert "--no-shape-per-particle" in helped and "--no-json" not in helped
     for name in names(to_plain(TrainConfig())):
         assert f"--{name.replace('_', '-')}" in helped, name
 
@@ -186,7 +187,7 @@ def test_progress_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == 4
     for part in ("gen     4", "steps     22,000", "54,321/s", "eval    31.5", "ess  3.21"):
         assert part in lines[3], lines[3]
-    assert lines[0].endswith("eta -")
+    assert lines[0].endswith("eta -") and lines[1].endswith("eta -")
     assert lines[2].endswith("eta 0:00:09") and lines[3].endswith("eta 0:00:08")
 
 

@@ -20,7 +20,7 @@ from polystep_rl.loggers import read_metrics
 
 PAPER = ("--preset", "paper", "--episodes", "4", "--total-timesteps", "150000", "--eval-freq", "30000")
 ADAM = ("--optimizer", "adam", "--learning-rate", "0.2", "--redraw-every", "0", "--subspace", "projection",
-        "--subspace-size", "16", "--total-timesteps", "60000", "--eval-freq", "12000")  # fmt: skip
+        "--subspace-size", "16", "--total-timesteps", "120000", "--eval-freq", "12000")  # fmt: skip
 COMMON = ("train", "--env", "CartPole-v1", "--eval-episodes", "16", "--test-episodes", "16", "--stop-reward", "None",
           "--quiet", "--json")  # fmt: skip
 
