@@ -28,9 +28,10 @@ def parse_options(
     """The dataclass `cls` from command-line flags. Raises UsageError, in one line, for what does not parse."""
     prog = f"polystep-rl {command}"
     printed = io.StringIO()
+    given: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(cls, prog=prog, args=list(argv), config=tuple(markers), default=default)
+            return tyro.cli(cls, prog=prog, args=list(argv), config=tuple(markers), **given)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
