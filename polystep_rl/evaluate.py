@@ -16,6 +16,7 @@ from polystep_rl.rollout import Episodes, RolloutConfig, rollout
 from polystep_rl.types import Array, Env, Evaluation, Evaluator, Key, Moments, Params, Policy, PyTree
 
 DEFAULT_MAX_BYTES = 256 * 2**20
+MAX_PAIRS = 2**31 - 1  # candidates x episodes, counted in int32
 
 
 def use_all_cores(cores: int | None = None) -> None:
@@ -84,6 +85,8 @@ def device_evaluator(
     def evaluate(key: Key, candidates: PyTree, decode: Callable[[PyTree], Params]) -> Evaluation:
         keys = jax.random.split(key, episodes)
         n = jax.tree.leaves(candidates)[0].shape[0]
+        if n * episodes > MAX_PAIRS:
+            raise ValueError(f"{n:,} candidates x {episodes:,} episodes are too many: expected at most {MAX_PAIRS:,}")
         shards = mesh.size if n >= mesh.size else 1
         padded = jax.tree.map(lambda x: _pad(x, shards), _Portion(candidates, jnp.ones(n, bool)))
 

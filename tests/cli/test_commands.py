@@ -201,7 +201,7 @@ def test_json_has_no_nan(cli: Callable, capsys: pytest.CaptureFixture) -> None:
 # --- other processes -----------------------------------------------------------------------------------------------
 def environment() -> dict[str, str]:
     cache = jax.config.jax_compilation_cache_dir
-    return {**os.environ, "POLYSTEP_RL_CACHE": str(cache), "PYTHONPATH": "", "JAX_PLATFORMS": "cpu"}
+    return {**os.environ, "POLYSTEP_RL_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
 
 
 SCRIPT = [str(Path(sys.executable).with_name("polystep-rl"))]

@@ -92,6 +92,12 @@ def test_no_episodes(policy: Policy) -> None:
         device_evaluator(make("CartPole-v1"), policy, 0)
 
 
+def test_too_many(policy: Policy) -> None:
+    evaluator = device_evaluator(make("CartPole-v1"), policy, 2**20)
+    with pytest.raises(ValueError, match="4,096 candidates x 1,048,576 episodes are too many"):
+        jax.eval_shape(lambda p: evaluator(KEY, p, lambda x: x), population(policy, 4096))
+
+
 def test_nonfinite_returns_become_the_worst_finite_cost() -> None:
     inf, nan = np.inf, np.nan
     returns = jnp.array([[1.0, 3.0], [nan, 1.0], [-inf, inf], [5.0, 7.0], [inf, 1.0], [-4.0, 0.0]])
