@@ -316,7 +316,7 @@ def main(args: Args) -> None:
     if args.json:
         record = {
             "system": {**system_info(), "cpu": _cpu_model(), "load_average": load},
-            "args": {**asdict(args), "json": str(args.json), "envs_dir": None},
+            "args": {**asdict(args), "json": None, "envs_dir": None},
             "peers": {peer.name: peer.versions for peer in peers if peer.name not in missing},
             "missing": missing,
             "verdicts": results,
