@@ -89,7 +89,6 @@ def run(argv: list[str]) -> int:
     if args.gif is not None and args.gif.suffix.lower() not in (".gif", ".mp4"):
         raise UsageError(f"--gif {args.gif}: expected a name that ends in .gif or .mp4")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendering needs no screen
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it would go to standard output
     import gymnasium
     import jax
 
