@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
 
 COMMANDS = {
@@ -43,6 +44,8 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if argv is None:  # a process of our own
+        _exit_on_interrupt()
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage(), file=sys.stdout if args else sys.stderr)
@@ -57,6 +60,21 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(COMMANDS)}"
         return _fail(f"unknown command {args[0]!r}: {hint}", USAGE)
     return _run(args[0], args[1:])
+
+
+def _exit_on_interrupt() -> None:
+    """Ctrl-C ends the process at once, but where `train` handles it.
+
+    A KeyboardInterrupt would be lost if it came up inside one of JAX's callbacks, and imports break halfway. Files are
+    written atomically, so nothing is left to clean up.
+    """
+
+    def stop(signum: int, frame: object) -> None:
+        os.write(2, b"polystep-rl: error: interrupted\n")
+        os._exit(130)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as in a shell's background
+        signal.signal(signal.SIGINT, stop)
 
 
 def _run(name: str, args: list[str]) -> int:

@@ -251,6 +251,19 @@ def test_an_environment_of_the_users_own(command: list[str], tmp_path: Path) -> 
     assert "gen " in done.stderr
 
 
+@pytest.mark.parametrize("seconds", [0.3, 0.6])
+def test_ctrl_c_before_training(seconds: float, tmp_path: Path) -> None:
+    """While modules are imported, or JAX starts."""
+    argv = [*SCRIPT, "train", "--run-dir", str(tmp_path / "run"), "--total-timesteps", "1000000000", "--json"]
+    process = subprocess.Popen(
+        argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err, err
+
+
 def test_ctrl_c_saves_and_can_be_resumed(cli: Callable, tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = "--total-timesteps 1000000000 --stop-reward None --eval-freq 20000 --eval-episodes 8 --test-episodes 8"
@@ -268,9 +281,10 @@ def test_ctrl_c_saves_and_can_be_resumed(cli: Callable, tmp_path: Path) -> None:
     assert "Traceback" not in err and f"polystep-rl train --resume {run}" in err
     printed = json.loads(out)
     assert printed["stopped_by"] == "interrupt" and printed["env_steps"] > 0 and not (run / "DONE").exists()
-    assert read_metrics(run / "metrics.csv")[-1]["env_steps"] == printed["env_steps"]
+    last = read_metrics(run / "metrics.csv")[-1]
+    assert last["env_steps"] == printed["env_steps"]
     budget = printed["env_steps"] + 40_000
     resumed = cli("train", "--resume", run, "--total-timesteps", budget, "--json", "--quiet")
     assert resumed.code == 0, resumed.err
     assert printed["env_steps"] < resumed.json["env_steps"] <= budget
-    assert resumed.json["wall_seconds"] > printed["wall_seconds"]
+    assert resumed.json["wall_seconds"] > read_metrics(run / "metrics.csv")[-1]["time/seconds"] > last["time/seconds"]
