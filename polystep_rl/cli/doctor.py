@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
+from polystep_rl.cli.options import parse_options
 
 ENV_STEPS = 20_000  # enough for the probe several times over; compiling takes most of the time
 
@@ -58,7 +58,7 @@ def self_test(env_steps: int = ENV_STEPS) -> dict[str, Any]:
 
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
-    args = tyro.cli(DoctorArgs, prog="polystep-rl doctor", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    args = parse_options(DoctorArgs, "doctor", argv)
     from polystep_rl.cli import assemble
     from polystep_rl.sysinfo import system_info
 
