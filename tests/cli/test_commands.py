@@ -205,6 +205,12 @@ def environment() -> dict[str, str]:
 
 
 SCRIPT = [str(Path(sys.executable).with_name("polystep-rl"))]
+# A process that is started in a shell's background ignores Ctrl-C, and so would its children.
+HEED_CTRL_C = [
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+]
 MODULE = [sys.executable, "-m", "polystep_rl"]
 
 OWN_ENVIRONMENT = '''
@@ -254,7 +260,16 @@ def test_an_environment_of_the_users_own(command: list[str], tmp_path: Path) -> 
 @pytest.mark.parametrize("seconds", [0.3, 0.6])
 def test_ctrl_c_before_training(seconds: float, tmp_path: Path) -> None:
     """While modules are imported, or JAX starts."""
-    argv = [*SCRIPT, "train", "--run-dir", str(tmp_path / "run"), "--total-timesteps", "1000000000", "--json"]
+    argv = [
+        *HEED_CTRL_C,
+        *SCRIPT,
+        "train",
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--total-timesteps",
+        "1000000000",
+        "--json",
+    ]
     process = subprocess.Popen(
         argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -269,7 +284,7 @@ def test_ctrl_c_saves_and_can_be_resumed(cli: Callable, tmp_path: Path) -> None:
     flags = "--total-timesteps 1000000000 --stop-reward None --eval-freq 20000 --eval-episodes 8 --test-episodes 8"
     argv = ["train", "--env", "CartPole-v1", *flags.split(), "--run-dir", str(run), "--json", "--cores", "2"]
     process = subprocess.Popen(
-        [*SCRIPT, *argv], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*HEED_CTRL_C, *SCRIPT, *argv], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 240
     while not list((run / "checkpoints").glob("*.safetensors")):
