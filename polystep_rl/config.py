@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 import reprlib
 import types
 import typing
@@ -17,6 +18,8 @@ from typing import Any, Literal
 
 import yaml
 
+from polystep_rl.settings import SETTINGS, SearchConfig, Settings, settings_class
+
 Precision = Literal["float32", "int8", "binary", "int8-act", "binary-act"]
 
 
@@ -25,73 +28,20 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class SearchConfig:
-    """PolyStep's settings. A `*_final` of None means constant."""
-
-    subspace: Literal["full", "projection", "factored", "global"] = "global"
-    """What is searched: every parameter, per-layer random projections, low-rank factors, or one random block."""
-    subspace_size: int = 8
-    """Coordinates of a global block; for projection, the cap on their total."""
-    rank: int = 4
-    """Rank of projection (coordinates per layer) and factored."""
-    redraw_every: int = 1
-    """Generations between redraws of a random subspace; 0 is never."""
-    particle_dim: int = 4
-    """Coordinates in a particle."""
-    polytope: Literal["orthoplex", "simplex", "cube"] = "orthoplex"
-    """Where a particle looks: 2d, d+1 or 2^d directions."""
-    probes: int = 1
-    """Probes along each direction."""
-    plan: Literal["softmax", "sinkhorn", "kl"] = "softmax"
-    """How costs become weights."""
-    kl_penalty: float = 1.0
-    """lambda of the kl plan: 0 is softmax, infinity Sinkhorn."""
-    shaping: Literal["none", "mean", "max", "standardised", "centred_ranks"] = "centred_ranks"
-    """How costs are scaled before the plan."""
-    shape_per_particle: bool = True
-    """Scale every particle's costs by themselves instead of all together."""
-    epsilon: float = 0.4
-    """Entropic regularisation, in units of the shaped cost."""
-    epsilon_final: float | None = None
-    step_radius: float = 1.0
-    """Length of the way to a vertex, in parameter units."""
-    step_radius_final: float | None = None
-    probe_radius: float = 2.0
-    """Length of the probe beyond which a vertex is judged; probes sit at k/(K+1) of it."""
-    probe_radius_final: float | None = None
-    radii_times_epsilon: bool = False
-    """Multiply both radii by the current epsilon, as the paper does with constant radii."""
-    schedule: Literal["linear", "cosine", "cosine_restarts", "power"] = "cosine"
-    """How the three values above move to their *_final."""
-    schedule_generations: int = 100
-    """Generations the schedule takes."""
-    optimizer: Literal["identity", "momentum", "adam"] = "identity"
-    """What the step passes through."""
-    momentum: float = 0.9
-    """Decay of momentum, and of Adam's first moment."""
-    learning_rate: float = 0.1
-    """Adam's step, in parameter units."""
-    amortise: int = 1
-    """Steps per evaluated generation; all but the first reuse past displacements."""
-    episodes: int = 2
-    """Episodes per candidate."""
-
-
-@dataclass(frozen=True)
 class TrainConfig:
-    """Train a policy by PolyStep.
+    """Train a policy.
 
-    Every default comes from the preset of the environment and precision; --show-config prints them.
+    Every default comes from the preset of the algorithm, environment and precision; --show-config prints them.
     """
 
     env: str = "CartPole-v1"
     """Environment id, or module:ClassName of your own."""
-    algo: Literal["polystep"] = "polystep"
-    """The search."""
+    algo: str = "polystep"
+    """The algorithm: polystep, open_es, cma_es, eggroll, ppo, ..., or the class name of one of evosax's."""
     policy: Precision = "binary"
     """Precision of the policy."""
     preset: str = "tuned"
-    """Where defaults come from: tuned, or paper (the published settings)."""
+    """Where defaults come from: tuned, compare (for short budgets, see docs/compare.md), or paper (as published)."""
     seed: int = 0
     """Seed of everything."""
     hidden: tuple[int, ...] = (16,)
@@ -116,19 +66,30 @@ class TrainConfig:
     """Stop when two evaluations in a row return at least this."""
     stop_at_threshold: bool = False
     """Stop at the environment's own reward threshold."""
-    search: SearchConfig = field(default_factory=SearchConfig)
+    deploy: Literal["best", "last"] = "best"
+    """What the final report evaluates: the best centre of the evaluations, or the last one, whatever they said."""
+    search: Settings = field(default_factory=SearchConfig)
+
+
+PRESETS = ("tuned", "compare", "paper")
 
 
 @functools.cache
-def _presets() -> dict[str, Any]:
-    return yaml.safe_load((resources.files("polystep_rl") / "presets.yaml").read_text(encoding="utf-8"))
+def _presets(algo: str) -> dict[str, Any]:
+    """The presets of an algorithm: name -> environment -> precision -> settings; {} if it has none."""
+    try:
+        text = (resources.files("polystep_rl") / "presets" / f"{algo}.yaml").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    return yaml.safe_load(text)
 
 
-def preset(env: str, policy: str, name: str = "tuned") -> TrainConfig:
+def preset(env: str, policy: str, name: str = "tuned", algo: str = "polystep") -> TrainConfig:
     """The settings that a preset gives for an environment and a precision.
 
-    ``presets.yaml`` holds, per preset name, settings for ``any`` environment and per environment id; in each, ``all``
-    precisions and then the precision's own; later ones win.
+    ``presets/<algorithm>.yaml`` holds, per preset name, settings for ``any`` environment and per environment id; in
+    each, ``all`` precisions and then the precision's own; later ones win, and ``common.yaml`` comes first. In `tuned`
+    and `compare`, an algorithm without a file or an environment without an entry keeps the algorithm's defaults.
 
     Raises:
         ConfigError: an unknown preset, or one without settings for this environment.
@@ -138,14 +99,19 @@ def preset(env: str, policy: str, name: str = "tuned") -> TrainConfig:
         raise ConfigError(
             f"unknown policy {policy!r}{_suggest(policy, typing.get_args(Precision))}; expected {expected}"
         )
-    known = _presets()
-    if name not in known:
-        raise ConfigError(f"unknown preset {name!r}{_suggest(name, known)}; expected one of {', '.join(known)}")
-    entries = known[name]
-    if env not in entries and "any" not in entries:
+    if not re.fullmatch(r"[A-Za-z][\w-]*", algo):
+        raise ConfigError(f"unknown algorithm {reprlib.repr(algo)}{_suggest(algo, SETTINGS)}")
+    known = _presets(algo)
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}{_suggest(name, PRESETS)}; expected one of {', '.join(PRESETS)}")
+    if name == "paper" and name not in known:
+        raise ConfigError(f"algorithm {algo!r} has no preset {name!r}, only {', '.join(known) or 'its defaults'}")
+    entries = known.get(name, {})
+    if name == "paper" and env not in entries:
         raise ConfigError(f"preset {name!r} has no settings for {env!r}, only for {', '.join(entries)}")
-    merged: dict[str, Any] = {"env": env, "policy": policy, "preset": name}
-    for group in (entries.get("any", {}), entries.get(env, {})):
+    merged: dict[str, Any] = {"env": env, "algo": algo, "policy": policy, "preset": name}
+    common = _presets("common").get(name, {})
+    for group in (common.get(env, {}), entries.get("any", {}), entries.get(env, {})):
         for part in (group.get("all", {}), group.get(policy, {})):
             search = {**merged.get("search", {}), **part.get("search", {})}
             merged = {**merged, **part, "search": search}
@@ -161,6 +127,9 @@ def from_plain(cls: type, values: Mapping[str, Any], where: str = "configuration
     hints = typing.get_type_hints(cls)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a mapping of settings, got {reprlib.repr(values)}")
+    if cls is TrainConfig:
+        hints["search"] = settings_class(str(values.get("algo", "polystep")))
+        values = {"search": {}, **values}
     for name in values:
         if name not in hints:
             raise ConfigError(f"{where}: unknown setting {reprlib.repr(name)}{_suggest(str(name), hints)}")
@@ -174,10 +143,10 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         good = value in options
     elif origin is tuple:
-        good = isinstance(value, (list, tuple)) and all(type(x) is options[0] for x in value)
+        good = isinstance(value, (list, tuple)) and all(_is(x, options[0]) for x in value)
         value = tuple(value) if good else value
     else:
-        kinds = options if origin is types.UnionType else (hint,)
+        kinds = options if origin is types.UnionType else (origin or hint,)
         value = float(value) if float in kinds and type(value) is int else value
         good = type(value) in [type(None) if kind is None else kind for kind in kinds]
     if not good:
@@ -186,15 +155,24 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+def _is(value: Any, hint: Any) -> bool:
+    return value in typing.get_args(hint) if typing.get_origin(hint) is Literal else type(value) is hint
+
+
 # The smallest values; None is not looked at.
 _AT_LEAST = {
     **dict.fromkeys(("subspace_size", "rank", "particle_dim", "probes", "schedule_generations"), 1),
     **dict.fromkeys(("amortise", "episodes", "hidden", "total_timesteps", "generations", "eval_freq"), 1),
-    **dict.fromkeys(("eval_episodes", "test_episodes"), 1),
-    **dict.fromkeys(("seed", "redraw_every", "momentum", "kl_penalty", "epsilon_final"), 0),
+    **dict.fromkeys(("eval_episodes", "test_episodes", "n_envs", "n_steps", "batch_size", "n_epochs"), 1),
+    **dict.fromkeys(("buffer_size", "train_freq", "gradient_steps", "target_update_interval"), 1),
+    **dict.fromkeys(("seed", "redraw_every", "momentum", "kl_penalty", "epsilon_final", "learning_starts"), 0),
+    **dict.fromkeys(("ent_coef", "vf_coef", "gamma", "gae_lambda", "learning_rate_final"), 0),
+    **dict.fromkeys(("exploration_fraction", "exploration_final_eps"), 0),
+    "population": 2,
 }
-_ABOVE_ZERO = {"epsilon", "step_radius", "step_radius_final", "probe_radius", "probe_radius_final"}
-_ABOVE_ZERO |= {"learning_rate", "wall_seconds", "observation_unit"}
+_AT_MOST = dict.fromkeys(("gamma", "gae_lambda", "exploration_fraction", "exploration_final_eps"), 1)
+_ABOVE_ZERO = {"epsilon", "step_radius", "step_radius_final", "probe_radius", "probe_radius_final", "sigma"}
+_ABOVE_ZERO |= {"learning_rate", "wall_seconds", "observation_unit", "sigma_final", "clip_range", "max_grad_norm"}
 _INFINITE_OK = {"kl_penalty", "wall_seconds"}
 MAX_SEED = 2**32 - 1  # beyond it, jax.random.key gives the same stream to many seeds
 
@@ -217,6 +195,8 @@ def _check_range(name: str, value: float) -> None:
         raise ConfigError(f"{name} was {value}, expected a number above 0")
     if value < _AT_LEAST.get(name, -math.inf):
         raise ConfigError(f"{name} was {value}, expected at least {_AT_LEAST[name]}")
+    if value > _AT_MOST.get(name, math.inf):
+        raise ConfigError(f"{name} was {value}, expected at most {_AT_MOST[name]}")
     if name == "seed" and value > MAX_SEED:
         raise ConfigError(f"seed was {value}, expected at most {MAX_SEED}")
     if name == "momentum" and value >= 1:

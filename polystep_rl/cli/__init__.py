@@ -1,4 +1,4 @@
-"""The command line: ``polystep-rl train | eval | play | envs | doctor``.
+"""The command line: ``polystep-rl train | compare | report | eval | play | envs | doctor``.
 
 Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted. With ``--json`` the last line of standard output is one JSON
 object, and nothing else goes there.
@@ -14,6 +14,8 @@ import sys
 
 COMMANDS = {
     "train": "train a policy",
+    "compare": "train a grid of algorithms, environments, precisions and seeds at equal budgets; tables and figures",
+    "report": "one self-contained HTML page from any runs or comparisons",
     "eval": "evaluate a trained policy on fresh episodes",
     "play": "roll a trained policy in the Gymnasium environment of its id and write a GIF or MP4",
     "envs": "list environments, or check one of your own",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 import json
 import os
 import sys
@@ -22,6 +24,7 @@ from polystep_rl.normalize import observation_scale
 from polystep_rl.policies import make_policy, mlp_policy
 from polystep_rl.policies.io import SavedPolicy, load_policy
 from polystep_rl.rundir import finite
+from polystep_rl.settings import SETTINGS, SearchConfig
 from polystep_rl.train import Streams, streams
 from polystep_rl.types import Env, Evaluation, Evaluator, Params, Policy, Strategy
 
@@ -77,19 +80,47 @@ def _where(error: BaseException) -> str:
 def make_parts(config: TrainConfig) -> Parts:
     """Build everything that a configuration describes. UsageError for settings that do not fit together."""
     env = make_env(config.env)
-    keys = streams(config.seed)
     try:
         check_ranges(config)
-        make_policy(env.spec, config.hidden, config.policy)  # says so if the spaces do not fit
-        calibration = jax.random.key(CALIBRATION_SEED)
-        offset, scale = observation_scale(env, calibration, config.observation_scale, config.observation_unit)
-        policy = make_policy(env.spec, config.hidden, config.policy, offset, scale)
-        strategy = build_strategy(config.search)
-        evaluate = device_evaluator(env, policy, config.search.episodes)
+        policy = make_scaled_policy(env, config)
+        strategy = make_algorithm(config)
+        evaluate = device_evaluator(env, policy, episodes_per_candidate(config))
         evaluate_centre = device_evaluator(env, policy, config.eval_episodes)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return Parts(env, policy, strategy, evaluate, evaluate_centre, keys)
+    return Parts(env, policy, strategy, evaluate, evaluate_centre, streams(config.seed))
+
+
+def make_scaled_policy(env: Env, config: TrainConfig) -> Policy:
+    """The policy that a configuration describes, its input scales measured. ValueError where the spaces do not fit."""
+    make_policy(env.spec, config.hidden, config.policy)  # says so before anything is measured
+    calibration = jax.random.key(CALIBRATION_SEED)
+    offset, scale = observation_scale(env, calibration, config.observation_scale, config.observation_unit)
+    return make_policy(env.spec, config.hidden, config.policy, offset, scale)
+
+
+def make_algorithm(config: TrainConfig) -> Strategy:
+    """The population search that a configuration names. UsageError or ValueError where there is none such."""
+    if isinstance(config.search, SearchConfig):
+        return build_strategy(config.search)
+    try:
+        from polystep_rl.baselines.evosax_es import REFUSED, class_names
+        from polystep_rl.baselines.registry import make_strategy
+
+        if config.algo not in SETTINGS and config.algo not in REFUSED:
+            known = [*SETTINGS, *class_names()]
+            if config.algo not in known:
+                close = difflib.get_close_matches(config.algo, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(SETTINGS)}"
+                raise UsageError(f"unknown algorithm {config.algo!r}: {hint} (or the class name of one of evosax's)")
+        return make_strategy(config.algo, dataclasses.asdict(config.search))
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--algo {config.algo} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
+
+
+def episodes_per_candidate(config: TrainConfig) -> int:
+    """Episodes that a population search gives to each candidate."""
+    return getattr(config.search, "episodes")  # noqa: B009
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:

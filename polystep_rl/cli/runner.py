@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from rich.console import Console
 
 from polystep_rl import train as loop
 from polystep_rl.cli import UsageError
-from polystep_rl.cli.assemble import BEST_POLICY, POLICY, Parts, evaluate_on_test, make_parts
+from polystep_rl.cli.assemble import BEST_POLICY, POLICY, Parts, episodes_per_candidate, evaluate_on_test, make_parts
 from polystep_rl.config import TrainConfig, to_plain
 from polystep_rl.policies import save_policy
 from polystep_rl.rundir import RunDir
+from polystep_rl.settings import GRADIENT
+from polystep_rl.types import Env
 
 LINE_SECONDS = 0.5  # between two updates of the progress line
 
@@ -85,14 +88,14 @@ class RunObserver(loop.Observer):
         save_policy(self.run.path / BEST_POLICY, self.parts.policy.spec, progress.best_params, self._meta(progress))
 
     def finish(self, progress: loop.Progress) -> loop.Params:
-        """Write a checkpoint and both policies: the last, and the best, which is returned."""
+        """Write a checkpoint and both policies, the last and the best; returns the one that the settings deploy."""
         last = jax.device_get(self.parts.strategy.params(progress.state))
         best = progress.best_params if np.isfinite(progress.best_return) else last  # nothing was evaluated yet
         if progress.generation > 0:
             self.run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": self.wall_seconds})
         save_policy(self.run.path / POLICY, self.parts.policy.spec, last, self._meta(progress))
         save_policy(self.run.path / BEST_POLICY, self.parts.policy.spec, best, self._meta(progress))
-        return best
+        return best if self.config.deploy == "best" else last
 
     def _meta(self, progress: loop.Progress) -> dict[str, Any]:
         return {
@@ -108,7 +111,7 @@ class RunObserver(loop.Observer):
 
 
 @contextlib.contextmanager
-def _interruptible(observer: RunObserver) -> Iterator[None]:
+def interruptible(observer: Any) -> Iterator[None]:
     """The first Ctrl-C ends the run after the current chunk and saves it; a second one ends the process."""
 
     def handle(signum: int, frame: Any) -> None:
@@ -122,13 +125,19 @@ def _interruptible(observer: RunObserver) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+def with_threshold(config: TrainConfig, env: Env) -> TrainConfig:
+    """The configuration with `stop_at_threshold` turned into a stop reward."""
+    if not config.stop_at_threshold:
+        return config
+    threshold = env.spec.reward_threshold
+    if threshold is None:
+        raise UsageError(f"--stop-at-threshold: {config.env} has no reward threshold; give --stop-reward")
+    stop = threshold if config.stop_reward is None else min(config.stop_reward, threshold)
+    return dataclasses.replace(config, stop_reward=stop)
+
+
 def _settings(config: TrainConfig, parts: Parts) -> loop.Settings:
-    stop_reward = config.stop_reward
-    if config.stop_at_threshold:
-        threshold = parts.env.spec.reward_threshold
-        if threshold is None:
-            raise UsageError(f"--stop-at-threshold: {config.env} has no reward threshold; give --stop-reward")
-        stop_reward = threshold if stop_reward is None else min(stop_reward, threshold)
+    stop_reward = with_threshold(config, parts.env).stop_reward
     if config.total_timesteps is None and config.generations is None and config.wall_seconds is None:
         raise UsageError("no budget: give --total-timesteps, --generations or --wall-seconds")
     return loop.Settings(
@@ -167,6 +176,15 @@ def _open(config: TrainConfig, output: Any, progress: loop.Progress) -> tuple[Ru
     return run, progress, wall
 
 
+def run_any(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
+    """Train with whatever algorithm the settings name; returns the summary."""
+    if config.algo in GRADIENT:
+        from polystep_rl.cli.gradient import run_gradient
+
+        return run_gradient(config, output, stream, install_handler)
+    return run_training(config, output, stream, install_handler)
+
+
 def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
     """Train as the settings say; returns the summary that `--json` prints and `summary.json` holds."""
     parts = make_parts(config)
@@ -177,7 +195,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
     observer.wall_before = wall_before
     if settings.wall_seconds is not None:
         settings = settings._replace(wall_seconds=settings.wall_seconds - wall_before)
-    guard = _interruptible(observer) if install_handler else contextlib.nullcontext()
+    guard = interruptible(observer) if install_handler else contextlib.nullcontext()
     try:
         with guard:
             result = loop.train(
@@ -190,11 +208,12 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
             "run_dir": str(run.path),
             "env_steps": int(progress.env_steps),
             "candidates": int(progress.candidates),
-            "episodes": int(progress.candidates) * config.search.episodes,
+            "episodes": int(progress.candidates) * episodes_per_candidate(config),
             "generations": int(progress.generation),
             "eval_env_steps": int(progress.eval_env_steps),
             "wall_seconds": observer.wall_seconds,
             "stopped_by": result.stopped_by,
+            "reward_threshold": parts.env.spec.reward_threshold,
             "best_eval_return": float(progress.best_return) if np.isfinite(progress.best_return) else None,
             "eval": evaluation,
         }

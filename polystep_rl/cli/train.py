@@ -43,7 +43,7 @@ class Output:
 
 @dataclass(frozen=True)
 class TrainArgs:
-    """Train a policy by PolyStep. Defaults come from the preset of environment and precision (--show-config)."""
+    """Train a policy. Defaults come from the preset of algorithm, environment and precision (--show-config)."""
 
     config: TrainConfig = field(default_factory=TrainConfig)
     # Its flags are off by default. Whether one of config's is depends on the preset, so --x and --no-x both exist.
@@ -70,9 +70,9 @@ def parse(argv: Sequence[str]) -> TrainArgs:
             raise UsageError(f"--resume {resume}: no such run folder; check the path")
         config = load_yaml(Path(resume) / "config.yaml")
     else:
-        named = {name: _given(argv, name, getattr(base, name)) for name in ("env", "policy", "preset")}
+        named = {name: _given(argv, name, getattr(base, name)) for name in ("env", "policy", "preset", "algo")}
         try:
-            config = preset(named["env"], named["policy"], named["preset"])
+            config = preset(named["env"], named["policy"], named["preset"], named["algo"])
         except ConfigError as error:
             raise UsageError(str(error)) from None
     default = TrainArgs(config, Output())
@@ -107,10 +107,10 @@ def run(argv: list[str]) -> int:
             print(to_yaml(args.config), end="")
         return 0
     assemble.setup_jax(args.output.cores)
-    from polystep_rl.cli.runner import run_training
+    from polystep_rl.cli.runner import run_any
 
     stream = sys.stderr if args.output.json else sys.stdout
-    summary = run_training(args.config, args.output, stream, install_handler=_in_main_thread())
+    summary = run_any(args.config, args.output, stream, install_handler=_in_main_thread())
     if summary["stopped_by"] == "interrupt":
         print(f"interrupted; continue with: polystep-rl train --resume {summary['run_dir']}", file=sys.stderr)
     if args.output.json:
@@ -119,7 +119,7 @@ def run(argv: list[str]) -> int:
         result = summary["eval"]
         print(
             f"{summary['run_dir']}: mean return {result['mean_return']:.2f} over {result['episodes']} fresh episodes; "
-            f"{summary['env_steps']:,} env steps, {summary['generations']} generations, "
+            f"{summary['env_steps']:,} env steps, "
             f"{summary['wall_seconds']:.1f} s, stopped by {summary['stopped_by']}",
             file=stream,
         )

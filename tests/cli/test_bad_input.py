@@ -27,7 +27,7 @@ def assert_one_line(outcome: Any, code: int, *said: str) -> None:
 
 USAGE = {
     "command": (("trian",), "unknown command 'trian': did you mean 'train'?"),
-    "no such command": (("xyzzy",), "expected one of train, eval"),
+    "no such command": (("xyzzy",), "expected one of train, compare"),
     "env": (("train", "--env", "CartPole-v9"), "unknown environment 'CartPole-v9': did you mean CartPole-v1"),
     "env module": (("train", "--env", "nowhere_at_all:Env"), "cannot import environment 'nowhere_at_all:Env'"),
     "env attribute": (("train", "--env", "math:Env"), "module 'math' has no 'Env'"),

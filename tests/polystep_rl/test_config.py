@@ -25,30 +25,55 @@ from polystep_rl.config import (
     to_yaml,
 )
 from polystep_rl.envs import registered_ids
+from polystep_rl.grid import Grid
+from polystep_rl.settings import SETTINGS, settings_class
 
+FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("presets/*.yaml"))
 PRESETS = [
-    (name, env, policy)
-    for name, entries in configs._presets().items()
-    for env in (registered_ids() if "any" in entries else entries)
+    (algo, name, env, policy)
+    for algo in sorted({*FILES, *SETTINGS} - {"common"})
+    for name in {"tuned", "compare", *configs._presets(algo)}
+    for env in (configs._presets(algo)[name] if name == "paper" else registered_ids())
     for policy in typing.get_args(Precision)
 ]
 
 
-@pytest.mark.parametrize("name, env, policy", PRESETS, ids=str)
-def test_every_preset_is_complete_and_reads_back(name: str, env: str, policy: str) -> None:
-    config = preset(env, policy, name)
-    assert (config.env, config.policy, config.preset) == (env, policy, name)
-    check_ranges(config)
-    build_strategy(config.search)
-    assert from_plain(TrainConfig, yaml.safe_load(to_yaml(config))) == config
-    assert from_plain(TrainConfig, to_plain(config)) == config
+@pytest.mark.parametrize("algo", sorted({algo for algo, *_ in PRESETS}))
+def test_every_preset_is_complete_and_reads_back(algo: str) -> None:
+    for _, name, env, policy in (entry for entry in PRESETS if entry[0] == algo):
+        config = preset(env, policy, name, algo)
+        assert (config.env, config.policy, config.preset, config.algo) == (env, policy, name, algo)
+        assert type(config.search) is settings_class(algo)
+        check_ranges(config)
+        assert from_plain(TrainConfig, yaml.safe_load(to_yaml(config))) == config
+        assert from_plain(TrainConfig, to_plain(config)) == config
 
 
-def test_presets_name_known_environments_and_precisions() -> None:
-    for entries in configs._presets().values():
+@pytest.mark.parametrize("entry", [entry for entry in PRESETS if entry[0] == "polystep"], ids=str)
+def test_polystep_can_be_built_from_every_preset(entry: tuple[str, ...]) -> None:
+    algo, name, env, policy = entry
+    build_strategy(preset(env, policy, name, algo).search)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_presets_name_known_environments_and_precisions(file: str) -> None:
+    assert file in {"common", *SETTINGS}
+    for name, entries in configs._presets(file).items():
+        assert name in configs.PRESETS
         assert set(entries) - {"any"} <= set(registered_ids())
         for group in entries.values():
             assert set(group) <= {"all", *typing.get_args(Precision)}
+
+
+def test_every_algorithm_acts_on_the_same_policy() -> None:
+    """What defines the policy comes from the task, not from the algorithm that is compared."""
+    for env in registered_ids():
+        for policy in typing.get_args(Precision):
+            seen = set()
+            for algo in SETTINGS:
+                config = preset(env, policy, "compare", algo)
+                seen.add((config.hidden, config.observation_scale, config.observation_unit))
+            assert len(seen) == 1, (env, policy, seen)
 
 
 def test_later_entries_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,11 +81,15 @@ def test_later_entries_win(monkeypatch: pytest.MonkeyPatch) -> None:
         "any": {"all": {"eval_freq": 1, "seed": 1, "search": {"rank": 2, "probes": 2}}},
         "E": {"all": {"eval_freq": 3, "search": {"rank": 3}}, "int8": {"search": {"probes": 4}}},
     }
-    monkeypatch.setattr(configs, "_presets", lambda: {"p": entries})
-    config = preset("E", "int8", "p")
-    assert (config.eval_freq, config.seed, config.search.rank, config.search.probes) == (3, 1, 3, 4)
-    config = preset("other", "binary", "p")
-    assert (config.eval_freq, config.search.rank, config.search.probes) == (1, 2, 2)
+    common = {"E": {"all": {"eval_freq": 7, "test_episodes": 7}}}
+    tables = {"polystep": {"tuned": entries}, "common": {"tuned": common}}
+    monkeypatch.setattr(configs, "_presets", lambda algo: tables[algo])
+    config = preset("E", "int8", "tuned")
+    search = typing.cast(SearchConfig, config.search)
+    assert (config.eval_freq, config.seed, search.rank, search.probes, config.test_episodes) == (3, 1, 3, 4, 7)
+    config = preset("other", "binary", "tuned")
+    search = typing.cast(SearchConfig, config.search)
+    assert (config.eval_freq, search.rank, search.probes) == (1, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +97,7 @@ def test_later_entries_win(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("CartPole-v1", "bianry"), "unknown policy 'bianry' (did you mean 'binary'?)"),
         (("CartPole-v1", "binary", "papr"), "unknown preset 'papr' (did you mean 'paper'?)"),
+        (("CartPole-v1", "binary", "paper", "ppo"), "algorithm 'ppo' has no preset 'paper'"),
         (("probe/Bandit-v0", "binary", "paper"), "preset 'paper' has no settings for 'probe/Bandit-v0'"),
     ],
 )
@@ -78,8 +108,9 @@ def test_unknown_presets(args: tuple[str, ...], said: str) -> None:
 
 
 def test_every_setting_has_a_description() -> None:
-    source = Path(configs.__file__).read_text(encoding="utf-8")
-    for cls in (SearchConfig, TrainConfig):
+    folder = Path(configs.__file__).parent
+    source = "".join((folder / name).read_text(encoding="utf-8") for name in ("config.py", "settings.py", "grid.py"))
+    for cls in (*SETTINGS.values(), settings_class("CMA_ES"), TrainConfig, Grid):
         for entry in dataclasses.fields(cls):
             assert f"    {entry.name}: " in source
 

@@ -1,0 +1,158 @@
+"""Runs of the gradient methods: the same run folder, evaluator, held-out episodes and summary as any search."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from functools import partial
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from polystep_rl.baselines.ptq import Static
+from polystep_rl.cli import UsageError
+from polystep_rl.cli.assemble import BEST_POLICY, POLICY, evaluate_on_test, make_env, make_scaled_policy, summarise
+from polystep_rl.cli.runner import interruptible, with_threshold
+from polystep_rl.config import TrainConfig, check_ranges, to_plain
+from polystep_rl.evaluate import device_evaluator, evaluate_params
+from polystep_rl.policies import precision, save_policy
+from polystep_rl.rundir import RunDir
+from polystep_rl.train import EVAL_COLUMNS, streams
+from polystep_rl.types import Env, Params, Policy, PolicySpec
+
+
+def static_numbers(spec: PolicySpec) -> Static:
+    """The integers that define an int8 or binary policy; empty for the others."""
+    if spec.precision not in precision.INTEGER_PRECISIONS:
+        return Static()
+    box = precision.action_plan(spec) if spec.head == "box" else None
+    return Static(precision.plan(spec), precision.input_plan(spec), box)
+
+
+class GradientObserver:
+    """Evaluates the deployed policy at every report, writes metrics and policies, and shows the progress line."""
+
+    def __init__(self, run: RunDir, env: Env, policy: Policy, config: TrainConfig, stream: TextIO, quiet: bool) -> None:
+        self.run, self.policy, self.config = run, policy, config
+        self.goal = with_threshold(config, env).stop_reward
+        self.console = None if quiet else Console(file=stream, highlight=False, soft_wrap=True)
+        self.keys = streams(config.seed)
+        self.evaluate = jax.jit(partial(evaluate_params, device_evaluator(env, policy, config.eval_episodes)))
+        self.began, self.stop, self.reports, self.eval_env_steps = time.perf_counter(), False, 0, 0
+        self.best_return, self.streak = -np.inf, 0
+        self.best_params: Params | None = None
+
+    def report(self, env_steps: int, params: Params, metrics: dict[str, float]) -> bool:
+        """What `train_sb3` calls; true stops the run."""
+        key = jax.random.fold_in(self.keys.evaluation, self.reports)
+        result = jax.device_get(self.evaluate(key, params))
+        found = summarise(result)
+        self.reports, self.eval_env_steps = self.reports + 1, self.eval_env_steps + int(result.env_steps)
+        if found["mean_return"] >= self.best_return:
+            self.best_return, self.best_params = found["mean_return"], params
+        values = (found["mean_return"], found["std_return"], found["mean_length"], self.eval_env_steps)
+        train_return = metrics["rollout/ep_rew_mean"]
+        seconds = time.perf_counter() - self.began
+        self.run.log(
+            self.reports,
+            env_steps,
+            {
+                "rollout/ep_rew_mean": train_return if np.isfinite(train_return) else None,
+                "train/episodes": int(metrics["episodes"]),
+                "train/n_updates": int(metrics["updates"]),
+                **dict(zip(EVAL_COLUMNS, map(float, values), strict=True)),
+                "time/seconds": seconds,
+            },
+        )
+        if self.console is not None:
+            self.console.print(
+                f"steps {env_steps:>10,}  {env_steps / seconds:>8,.0f}/s  training {train_return:>8.1f}  "
+                f"eval {found['mean_return']:>8.1f}"
+            )
+        goal = self.goal
+        self.streak = self.streak + 1 if goal is not None and found["mean_return"] >= goal else 0
+        return self.stop or self.streak >= 2 or self._out_of_time(seconds)
+
+    def _out_of_time(self, seconds: float) -> bool:
+        return self.config.wall_seconds is not None and seconds >= self.config.wall_seconds
+
+    def stopped_by(self, interrupted: bool) -> str:
+        """Why the run ended, in the words of `train`."""
+        if not interrupted:
+            return "total_timesteps"
+        return "interrupt" if self.stop else "stop_reward" if self.streak >= 2 else "wall_seconds"
+
+
+def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
+    """Train with stable-baselines3; returns the summary that `--json` prints and `summary.json` holds."""
+    try:
+        from polystep_rl.baselines.sb3 import train_sb3
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--algo {config.algo} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
+    if output.resume is not None:
+        raise UsageError(f"--resume: a run of {config.algo} cannot be continued; start it anew")
+    if config.total_timesteps is None or config.generations is not None:
+        raise UsageError(f"--algo {config.algo} takes its budget in env steps: give --total-timesteps")
+    env = make_env(config.env)
+    try:
+        check_ranges(config)
+        policy = make_scaled_policy(env, config)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    run = RunDir.create(
+        env=config.env,
+        algo=config.algo,
+        policy=config.policy,
+        seed=config.seed,
+        config=to_plain(config),
+        root=output.runs,
+        run_dir=output.run_dir,
+    )
+    run.start(track=output.track)
+    observer = GradientObserver(run, env, policy, config, stream, output.quiet)
+    guard = interruptible(observer) if install_handler else contextlib.nullcontext()
+    algo, _, gradients = config.algo.partition("-")
+    try:
+        with guard:
+            result = train_sb3(
+                algo,
+                config.env,
+                policy.spec,
+                static_numbers(policy.spec),
+                gradients=gradients or "none",
+                settings=dataclasses.asdict(config.search),
+                total_timesteps=config.total_timesteps,
+                seed=config.seed,
+                eval_freq=config.eval_freq,
+                on_evaluation=observer.report,
+            )
+            best = observer.best_params if observer.best_params is not None else result.params
+            deployed = best if config.deploy == "best" else result.params
+            evaluation = evaluate_on_test(env, policy, deployed, config.test_episodes, config.seed)
+        for name, params, value in ((POLICY, result.params, None), (BEST_POLICY, best, observer.best_return)):
+            meta = {"env": config.env, "seed": config.seed, "env_steps": result.env_steps, "eval_return": value}
+            save_policy(run.path / name, policy.spec, params, meta)
+        stopped_by = observer.stopped_by(result.interrupted)
+        summary = {
+            "run_dir": str(run.path),
+            "env_steps": result.env_steps,
+            "candidates": None,
+            "episodes": result.episodes,
+            "generations": None,
+            "updates": result.updates,
+            "eval_env_steps": observer.eval_env_steps,
+            "wall_seconds": time.perf_counter() - observer.began,
+            "stopped_by": stopped_by,
+            "reward_threshold": env.spec.reward_threshold,
+            "best_eval_return": float(observer.best_return),
+            "eval": evaluation,
+        }
+        if stopped_by != "interrupt":
+            run.finish(summary)
+    finally:
+        run.close()
+    return summary
+

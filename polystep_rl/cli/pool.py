@@ -1,0 +1,134 @@
+"""Worker processes that share out the cells of a comparison."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+
+class Job(NamedTuple):
+    """A cell to train."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+
+
+class Event(NamedTuple):
+    """A cell that began, or how it ended."""
+
+    job: Job
+    kind: str  # started | done | failed
+    error: str = ""
+    seconds: float = 0.0
+
+
+class _Worker:
+    """One process, pinned to a core, and the thread that feeds it."""
+
+    def __init__(self, core: int, jobs: deque[Job], events: queue.Queue[Event | None], log: IO[str]) -> None:
+        self.core, self.jobs, self.events, self.log = core, jobs, events, log
+        self.process: subprocess.Popen[str] | None = None
+        self.closing = False
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        core = self.core
+
+        def pin() -> None:
+            if hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(0, {core})
+
+        return subprocess.Popen(
+            [sys.executable, "-m", "polystep_rl.cli.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            preexec_fn=pin,
+        )
+
+    def _serve(self) -> None:
+        while not self.closing:
+            try:
+                job = self.jobs.popleft()
+            except IndexError:
+                break
+            began = time.perf_counter()
+            self.events.put(Event(job, "started"))
+            error = self._train(job)
+            if self.closing:
+                break
+            kind = "failed" if error else "done"
+            self.events.put(Event(job, kind, error or "", time.perf_counter() - began))
+        self.stop()
+        self.events.put(None)
+
+    def _train(self, job: Job) -> str | None:
+        """None, or why the cell failed."""
+        if self.process is None or self.process.poll() is not None:
+            self.process = self._start()
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps({"folder": str(job.folder), "config": job.config}) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except OSError:
+            line = ""
+        if not line:
+            code = self.process.wait()
+            self.process = None
+            died = f"signal {-code}" if code < 0 else f"exit code {code}"
+            return f"the worker process died ({died})"
+        answer = json.loads(line)
+        return None if answer["ok"] else answer["error"]
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        self.closing = True
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, log_path: Path, hear: Callable[[Event | None], None]) -> None:
+    """Train all jobs on so many processes, one core each; returns when all have ended.
+
+    Args:
+        jobs: in the order in which they are taken.
+        workers: processes.
+        log_path: where the workers' own output goes.
+        hear: is told of every event, in the caller's thread, and with None about four times a second in between.
+            Whatever it raises ends the workers at once.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    waiting, events = deque(jobs), queue.Queue[Event | None]()
+    with open(log_path, "a", encoding="utf-8") as log:
+        active = min(workers, len(jobs))
+        pool = [_Worker(cores[i % len(cores)], waiting, events, log) for i in range(active)]
+        try:
+            while active:
+                try:
+                    event = events.get(timeout=0.25)
+                except queue.Empty:
+                    hear(None)
+                    continue
+                if event is None:
+                    active -= 1
+                else:
+                    hear(event)
+        finally:
+            for worker in pool:
+                worker.stop()
+            for worker in pool:
+                worker.thread.join(timeout=10)

@@ -1,0 +1,66 @@
+"""A process that trains one cell after another: ``python -m polystep_rl.cli.worker``.
+
+A line of JSON on standard input names a cell (`folder` and `config`); a line on standard output says how it ended. A
+process of its own for each core keeps a crash to one cell, and keeping it for many cells spares their imports and
+compilation.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from polystep_rl.cli import UsageError
+from polystep_rl.cli.train import Output
+from polystep_rl.config import TrainConfig, from_plain
+
+CLEAR_EVERY = 20  # cells: compiled programs are kept in memory until then
+
+
+def train_cell(request: dict[str, Any]) -> dict[str, Any]:
+    """Train one cell in its folder; what an earlier attempt left there unfinished is thrown away."""
+    from polystep_rl.cli.runner import run_any
+    from polystep_rl.train import TrainError
+
+    folder = Path(request["folder"])
+    if folder.exists():
+        shutil.rmtree(folder)
+    try:
+        config = from_plain(TrainConfig, request["config"])
+        run_any(config, Output(run_dir=folder, quiet=True), sys.stderr, install_handler=False)
+    except (UsageError, TrainError, ValueError, OSError) as error:
+        return {"ok": False, "error": " ".join(str(error).split())}
+    except Exception as error:
+        traceback.print_exc()
+        return {"ok": False, "error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+    return {"ok": True}
+
+
+def main() -> None:
+    """Serve cells until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever is printed must not end up among the answers
+    import jax
+
+    from polystep_rl.cli.assemble import setup_jax
+
+    setup_jax(1)
+    for count, line in enumerate(sys.stdin, 1):
+        answer = train_cell(json.loads(line))
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+        if count % CLEAR_EVERY == 0:
+            jax.clear_caches()
+            gc.collect()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""Tune the population methods, each with the same effort, on development seeds; write their `compare` presets.
+
+    python scripts/tune.py                                   # everything that the comparison of the README uses
+    python scripts/tune.py --algos snes --envs CartPole-v1   # some of it
+    python scripts/tune.py --write                           # and put the winners into polystep_rl/presets/
+
+Per algorithm, environment and precision: `--trials` settings proposed by Optuna's TPE sampler (the first is the
+default of the algorithm), each judged by the mean return of the deployed centre at the end of the budget over seeds
+from 100 on; the best three are then judged on further seeds, and the one with the best mean over all its seeds wins.
+Reported results use seeds below 100. Trials are kept in `--out` and not repeated. Needs the extra `tune`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optuna
+import tyro
+import yaml
+
+from polystep_rl import train as loop
+from polystep_rl.checkpoint import write_atomic
+from polystep_rl.cli.assemble import evaluate_on_test, make_parts, setup_jax
+from polystep_rl.config import preset
+from polystep_rl.grid import Grid, cells
+from polystep_rl.settings import settings_class
+from polystep_rl.sysinfo import system_info
+
+FIRST_SEED = 100
+PRESETS = Path(__file__).resolve().parent.parent / "polystep_rl" / "presets"
+BUDGETS = {"CartPole-v1": 500_000, "Acrobot-v1": 1_000_000}
+Space = Callable[[optuna.Trial], dict[str, Any]]
+
+
+@dataclass
+class Args:
+    """Tune the population methods."""
+
+    algos: tuple[str, ...] = ("polystep", "open_es", "cma_es", "eggroll")
+    """Algorithms."""
+    envs: tuple[str, ...] = ("CartPole-v1", "Acrobot-v1")
+    """Environments."""
+    policies: tuple[str, ...] = ("float32", "int8", "binary")
+    """Precisions."""
+    budget: int | None = None
+    """Env steps of a run; by default those of the comparison."""
+    trials: int = 16
+    """Settings tried per algorithm, environment and precision."""
+    seeds: int = 4
+    """Development seeds of a trial."""
+    finals: int = 3
+    """Settings that are judged again."""
+    final_seeds: int = 8
+    """Further development seeds for those."""
+    out: Path = Path("tuning")
+    """Folder of the trials, a JSON file per study."""
+    cores: int | None = None
+    """CPU cores to use; all by default. Two studies side by side with a core each are faster than one with two."""
+    write: bool = False
+    """Write the winners of `--out` into the presets, and run nothing."""
+
+
+# --- search spaces: about as wide, in the same units, for every algorithm ----------------------------------------------
+def _evaluation(trial: optuna.Trial) -> dict[str, Any]:
+    return {"episodes": trial.suggest_categorical("episodes", [1, 2, 4, 8])}
+
+
+def _population(trial: optuna.Trial) -> dict[str, Any]:
+    size = {"population": trial.suggest_categorical("population", [8, 16, 32, 64])}
+    return {**_evaluation(trial), **size, "sigma": trial.suggest_float("sigma", 0.05, 2.0, log=True)}
+
+
+def _adaptive(low: float, high: float) -> Space:
+    return lambda trial: {
+        **_population(trial),
+        "learning_rate": trial.suggest_float("learning_rate", low, high, log=True),
+    }
+
+
+def _evolution(trial: optuna.Trial) -> dict[str, Any]:
+    settings = _adaptive(0.02, 1.0)(trial)
+    for name in ("sigma", "learning_rate"):
+        settings[f"{name}_final"] = settings[name] * trial.suggest_float(f"{name}_fall", 0.1, 1.0, log=True)
+    return {**settings, "schedule_generations": trial.suggest_int("schedule_generations", 20, 400, log=True)}
+
+
+def _polystep(trial: optuna.Trial) -> dict[str, Any]:
+    size = trial.suggest_categorical("subspace_size", [4, 8, 16])
+    step = trial.suggest_float("step_radius", 0.25, 4.0, log=True)
+    probe = step * trial.suggest_float("probe_over_step", 0.75, 3.0, log=True)
+    fall = trial.suggest_float("radius_fall", 0.1, 1.0, log=True)
+    return {
+        **_evaluation(trial),
+        "subspace_size": size,
+        "particle_dim": size,
+        "epsilon": trial.suggest_float("epsilon", 0.05, 1.0, log=True),
+        "step_radius": step,
+        "step_radius_final": step * fall,
+        "probe_radius": probe,
+        "probe_radius_final": probe * fall,
+        "schedule_generations": trial.suggest_int("schedule_generations", 20, 400, log=True),
+    }
+
+
+def _eggroll(trial: optuna.Trial) -> dict[str, Any]:
+    return {**_evolution(trial), "rank": trial.suggest_categorical("rank", [1, 2, 4])}
+
+
+SPACES: dict[str, Space] = {
+    "polystep": _polystep,
+    "open_es": _evolution,
+    "ars": _evolution,
+    "spsa": _evolution,
+    "eggroll": _eggroll,
+    "cma_es": _population,
+    "sep_cma_es": _population,
+    "hill_climbing": _population,
+    "random_search": _population,
+    "snes": _adaptive(0.1, 2.0),
+    "pgpe": _adaptive(0.02, 1.0),
+}
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+def judge(algo: str, env: str, policy: str, budget: int, search: dict[str, Any], seeds: range) -> list[float]:
+    """Final return of the deployed centre for each seed, with the rules of the comparison."""
+    grid = Grid(
+        envs=(env,),
+        algos=(algo,),
+        policies=(policy,),  # type: ignore[arg-type]
+        seeds=len(seeds),
+        first_seed=seeds.start,
+        budget=budget,
+        preset="compare",
+        settings={algo: {**dataclasses.asdict(settings_class(algo)()), **search}},
+    )
+    returns = []
+    for cell in cells(grid):
+        config = dataclasses.replace(cell.config, eval_freq=10**9)  # the curve is not looked at
+        parts = make_parts(config)
+        settings = loop.Settings(total_timesteps=budget, eval_freq=config.eval_freq)
+        progress = loop.start(parts.strategy, parts.policy.init(parts.keys.policy), parts.keys.strategy)
+        done = loop.train(parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys, progress, settings)
+        params = parts.strategy.params(done.progress.state)
+        result = evaluate_on_test(parts.env, parts.policy, params, config.test_episodes, config.seed)
+        returns.append(result["mean_return"])
+    jax.clear_caches()  # the next settings make programs of their own
+    return returns
+
+
+def study(args: Args, algo: str, env: str, policy: str, budget: int) -> dict[str, Any]:
+    """The best settings of one algorithm on one task."""
+    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=max(1, args.trials // 2))
+    search = optuna.create_study(direction="maximize", sampler=sampler)
+    seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
+    trials = [{"search": {}, "returns": judge(algo, env, policy, budget, {}, seeds)}]  # the default
+    for _ in range(args.trials - 1):
+        trial = search.ask()
+        settings = SPACES[algo](trial)
+        try:
+            returns = judge(algo, env, policy, budget, settings, seeds)
+        except loop.TrainError:  # blew up
+            search.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
+        search.tell(trial, float(np.mean(returns)))
+        trials.append({"search": settings, "returns": returns})
+    further = range(seeds.stop, seeds.stop + args.final_seeds)
+    best = sorted(trials, key=lambda t: np.mean(t["returns"]), reverse=True)[: args.finals]
+    for entry in best:
+        entry["final_returns"] = judge(algo, env, policy, budget, entry["search"], further)
+    winner = max(best, key=lambda t: np.mean(t["returns"] + t["final_returns"]))
+    return {"algo": algo, "env": env, "policy": policy, "budget": budget, "winner": winner, "trials": trials}
+
+
+def write_presets(folder: Path) -> None:
+    """Put the winners into presets/<algorithm>.yaml, in the place of what its `compare` held for those tasks."""
+    for file in sorted(folder.glob("*.json")):
+        found = json.loads(file.read_text())["study"]
+        path = PRESETS / f"{found['algo']}.yaml"
+        text = path.read_text() if path.exists() else ""
+        head, mark, _ = text.partition("compare:\n")
+        head = head or "# Settings per preset, environment and precision; see polystep.yaml.\n"
+        entries = (yaml.safe_load(text) or {}).get("compare", {}) if mark else {}
+        search = {name: _short(value) for name, value in found["winner"]["search"].items()}
+        entries.setdefault(found["env"], {})[found["policy"]] = {"search": search}
+        body = yaml.safe_dump({"compare": entries}, sort_keys=True, default_flow_style=None, width=116)
+        path.write_text(head + body)
+        config = preset(found["env"], found["policy"], "compare", found["algo"])
+        print(f"{path.name}: {found['env']} {found['policy']}: {config.search}")
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def main(args: Args) -> None:
+    """Run the studies that are not there yet."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.write:
+        return write_presets(args.out)
+    setup_jax(args.cores)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for env in args.envs:
+        for policy in args.policies:
+            for algo in args.algos:
+                file = args.out / f"{env}__{algo}-{policy}.json"
+                if file.exists():
+                    continue
+                began = time.perf_counter()
+                found = study(args, algo, env, policy, args.budget or BUDGETS[env])
+                document = {"seconds": time.perf_counter() - began, "system": system_info(), "study": found}
+                write_atomic(file, (json.dumps(document, indent=1) + "\n").encode())
+                winner = found["winner"]
+                print(
+                    f"{env} {policy} {algo}: default {np.mean(found['trials'][0]['returns']):.1f}, best trial "
+                    f"{max(np.mean(t['returns']) for t in found['trials']):.1f}, winner "
+                    f"{np.mean(winner['returns'] + winner['final_returns']):.1f} ({document['seconds']:.0f} s)",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
