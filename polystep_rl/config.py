@@ -76,9 +76,9 @@ PRESETS = ("tuned", "compare", "paper")
 
 @functools.cache
 def _presets(algo: str) -> dict[str, Any]:
-    """The presets of an algorithm: name -> environment -> precision -> settings; {} if it has none."""
+    """The presets of an algorithm, all modes of it: name -> environment -> precision -> settings; {} if it has none."""
     try:
-        text = (resources.files("polystep_rl") / "presets" / f"{algo}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("polystep_rl") / "presets" / f"{algo.partition('-')[0]}.yaml").read_text(encoding="utf-8")
     except OSError:
         return {}
     return yaml.safe_load(text)

@@ -79,7 +79,7 @@ def skipped(algo: str, policy: str) -> bool:
 
 
 def cells(grid: Grid) -> list[Cell]:
-    """Every cell, seeds outermost, so that a comparison that is cut short has some of everything.
+    """Every cell: the seeds of one task and algorithm follow each other, since they share their compiled programs.
 
     Raises:
         ConfigError: an empty list, a bad number, or settings that do not fit an algorithm.
@@ -95,7 +95,7 @@ def cells(grid: Grid) -> list[Cell]:
             raise ConfigError(f"{name} was {getattr(grid, name)}, expected at least {least}")
     if unknown := set(grid.settings) - set(grid.algos):
         raise ConfigError(f"settings for {min(unknown)!r}, which is not among the algorithms")
-    return sorted(_cells(grid), key=lambda cell: cell.config.seed)
+    return list(_cells(grid))
 
 
 def _cells(grid: Grid) -> Iterator[Cell]:

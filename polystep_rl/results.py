@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from polystep_rl import stats
 from polystep_rl.loggers import read_metrics
-from polystep_rl.rundir import RunDir
+from polystep_rl.rundir import RunDir, finite, plain
 
 FORMAT = "polystep_rl.results"
 VERSION = 1
@@ -78,6 +78,16 @@ def document(runs: Sequence[Run], failed: Sequence[Row] = (), **more: Any) -> di
     return {"format": FORMAT, "version": VERSION, **more, "runs": ordered, "failed": list(failed)}
 
 
+def dump(document: Mapping[str, Any]) -> str:
+    """The document as JSON text, a line for each run, so that files of hundreds of runs can be compared by line."""
+    head = {key: value for key, value in document.items() if key not in ("runs", "failed")}
+    lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in finite(plain(head)).items()]
+    for key in ("runs", "failed"):
+        rows = [json.dumps(finite(plain(row)), allow_nan=False) for row in document[key]]
+        lines.append(f"{json.dumps(key)}: [\n" + ",\n".join(rows) + "\n]" if rows else f"{json.dumps(key)}: []")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def load_document(path: Path) -> dict[str, Any]:
     """Read a results file. ResultsError if it is not one."""
     try:
@@ -129,17 +139,21 @@ def _row(env: str, policy: str, algo: str, runs: list[Run]) -> Row:
     return row
 
 
+def _curve(run: Run) -> tuple[list[int], list[float]]:
+    """The evaluations of a run that gave a number."""
+    pairs = zip(run["curve"]["env_steps"], run["curve"]["return"], strict=True)
+    known = [(steps, value) for steps, value in pairs if value is not None and math.isfinite(value)]
+    return [steps for steps, _ in known], [value for _, value in known]
+
+
 def _area(run: Run) -> float | None:
-    steps, returns = run["curve"]["env_steps"], run["curve"]["return"]
-    known = [(s, r) for s, r in zip(steps, returns, strict=True) if r is not None and math.isfinite(r)]
-    return stats.area_under_curve([s for s, _ in known], [r for _, r in known], run["budget"]) if known else None
+    steps, returns = _curve(run)
+    return stats.area_under_curve(steps, returns, run["budget"]) if steps else None
 
 
 def _threshold(run: Run) -> int | None:
-    threshold, steps, returns = run.get("reward_threshold"), run["curve"]["env_steps"], run["curve"]["return"]
-    if threshold is None or not steps or None in returns:
-        return None
-    return stats.steps_to_threshold(steps, returns, threshold)
+    threshold, (steps, returns) = run.get("reward_threshold"), _curve(run)
+    return None if threshold is None or not steps else stats.steps_to_threshold(steps, returns, threshold)
 
 
 def improvements(runs: Sequence[Run], algo: str = "polystep") -> list[Row]:
@@ -175,7 +189,7 @@ def markdown(runs: Sequence[Run], algo: str = "polystep") -> str:
     for row in summarise(runs):
         tasks.setdefault((row["env"], row["policy"]), []).append(row)
     for (env, policy), rows in tasks.items():
-        for row in sorted(rows, key=lambda r: (-math.inf if r["iqm"] is None else r["iqm"]), reverse=True):
+        for row in sorted(rows, key=lambda r: -math.inf if r["iqm"] is None else r["iqm"], reverse=True):
             interval = "" if row["iqm_low"] is None else f" ({_number(row['iqm_low'])} to {_number(row['iqm_high'])})"
             chance = better.get((env, policy, row["algo"]))
             said = f"{chance['probability']:.2f} ({chance['low']:.2f} to {chance['high']:.2f})" if chance else "-"

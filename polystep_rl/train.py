@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
-from polystep_rl.evaluate import evaluate_params
-from polystep_rl.types import Array, Evaluation, Evaluator, Info, Key, Params, State, Strategy
+from polystep_rl.programs import MAX_CHUNK, Limits, compiled_init, make_step, programs
+from polystep_rl.types import Evaluation, Evaluator, Key, Params, State, Strategy
 
-MAX_CHUNK = 64  # generations in one compiled call, at most
 CHUNK_SECONDS = 0.5  # what a chunk should take: the latency of the progress line and of an interrupt
+
+__all__ = [
+    "Observer",
+    "Progress",
+    "Result",
+    "Settings",
+    "Streams",
+    "TrainError",
+    "make_step",
+    "start",
+    "streams",
+    "train",
+]
 
 
 class TrainError(RuntimeError):
@@ -94,24 +103,9 @@ class Result(NamedTuple):
     wall_seconds: float  # of this call
 
 
-StepFn = Callable[[Key, Key, State], tuple[State, Info, Evaluation]]
-
-
-def make_step(strategy: Strategy, evaluate: Evaluator) -> StepFn:
-    """One generation: (strategy key, episode key, state) -> (state, info, evaluation)."""
-
-    def step(strategy_key: Key, episode_key: Key, state: State) -> tuple[State, Info, Evaluation]:
-        proposal = strategy.ask(strategy_key, state)
-        evaluation = evaluate(episode_key, proposal.candidates, Partial(strategy.decode, state))
-        state, info = strategy.tell(state, proposal, evaluation.cost)
-        return state, info, evaluation
-
-    return step
-
-
 def start(strategy: Strategy, params: Params, key: Key) -> Progress:
     """Progress before the first generation."""
-    state = jax.jit(strategy.init)(key, params)
+    state = compiled_init(strategy)(key, params)
     return Progress(
         state=state,
         generation=np.zeros((), np.int32),
@@ -159,44 +153,28 @@ def train(
     if settings.eval_freq < 1:
         raise ValueError(f"eval_freq={settings.eval_freq}: expected at least 1 env step between evaluations")
     observer = observer or Observer()
-    run_chunk = _chunk_function(make_step(strategy, evaluate))
-    run_eval = jax.jit(partial(evaluate_params, evaluate_centre))
+    compiled = programs(strategy, evaluate, evaluate_centre)
     began, chunk, full = time.perf_counter(), 1, False
-    compiled, compiling = None, 0.0
     while True:
         wall = time.perf_counter() - began
         if stopped_by := _stop_reason(progress, settings, wall, full, observer):
             return Result(progress, stopped_by, wall)
         before, limits = progress, _limits(progress, settings, chunk)
-        if compiled is None:
-            # Ahead of time: by calling, it would be compiled anew once the state comes back spread over the devices.
-            compiled = run_chunk.lower(keys, progress.state, limits).compile()
-            compiling = time.perf_counter() - began - wall
-        state, log, over = compiled(keys, progress.state, limits)
+        state, log, over = compiled.chunk(keys, progress.state, limits)
+        compiling = compiled.take_seconds()
         progress, rows = _book(progress, state, jax.device_get(log))
         full = bool(over)
         if not rows:
             continue
         spent = time.perf_counter() - began - wall - compiling
-        compiling = 0.0
         fps = float(progress.env_steps - before.env_steps) / spent
         if progress.env_steps // settings.eval_freq > before.env_steps // settings.eval_freq:
-            progress, rows[-1] = _evaluate_centre(progress, rows[-1], run_eval, keys, strategy, settings)
+            progress, rows[-1] = _evaluate_centre(progress, rows[-1], compiled.evaluate, keys, strategy, settings)
             observer.generations([{**row, "time/fps": fps} for row in rows])
             observer.checkpoint(progress)
         else:
             observer.generations([{**row, "time/fps": fps} for row in rows])
         chunk = int(np.clip(CHUNK_SECONDS * len(rows) / spent, 1, min(MAX_CHUNK, 2 * chunk)))
-
-
-class _Limits(NamedTuple):
-    """What bounds a chunk."""
-
-    generation: np.ndarray  # () int32, the first of the chunk
-    last_steps: np.ndarray  # () int32
-    generations: np.int32
-    room: np.int32  # env steps left in the budget
-    due: np.int32  # env steps until the next evaluation
 
 
 def _stop_reason(progress: Progress, settings: Settings, wall: float, full: bool, observer: Observer) -> str | None:
@@ -214,68 +192,19 @@ def _stop_reason(progress: Progress, settings: Settings, wall: float, full: bool
     return None
 
 
-def _limits(progress: Progress, settings: Settings, chunk: int) -> _Limits:
+def _limits(progress: Progress, settings: Settings, chunk: int) -> Limits:
     unlimited = np.iinfo(np.int32).max
     left = unlimited if settings.total_timesteps is None else settings.total_timesteps - int(progress.env_steps)
     to_go = chunk if settings.generations is None else settings.generations - int(progress.generation)
     due = settings.eval_freq - int(progress.env_steps) % settings.eval_freq
     as_int32 = lambda x: np.int32(min(x, unlimited))  # noqa: E731
-    return _Limits(
+    return Limits(
         generation=progress.generation,
         last_steps=progress.last_steps,
         generations=as_int32(min(chunk, to_go)),
         room=as_int32(left),
         due=as_int32(due),
     )
-
-
-def _chunk_function(step: StepFn) -> jax.stages.Wrapped:
-    """Jitted (keys, state, limits): some generations -> (state, log, over).
-
-    The log's leaves are (MAX_CHUNK,), with `_ran` true where a generation ran; over is whether the one after did not
-    fit into the budget and was undone.
-    """
-
-    def generation(keys: Streams, state: State, number: Array) -> tuple[State, dict[str, Array]]:
-        state, info, evaluation = step(
-            jax.random.fold_in(keys.strategy, number), jax.random.fold_in(keys.episodes, number), state
-        )
-        log = {
-            "rollout/ep_rew_mean": evaluation.returns.mean(),
-            "rollout/ep_len_mean": evaluation.lengths.mean(dtype=jnp.float32),
-            "rollout/nonfinite": evaluation.nonfinite,
-            **{f"search/{name}": value for name, value in info.items()},
-            "_steps": evaluation.env_steps.astype(jnp.int32),
-            "_candidates": jnp.int32(evaluation.cost.shape[0]),
-            "_failed": evaluation.nonfinite * 2 > evaluation.returns.size,
-            "_ran": jnp.bool_(True),
-        }
-        return state, log
-
-    def run(keys: Streams, state: State, limits: _Limits) -> tuple[State, dict[str, Array], Array]:
-        shapes = jax.eval_shape(generation, keys, state, limits.generation)[1]
-        empty = {name: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype) for name, x in shapes.items()}
-
-        def go_on(carry: tuple) -> Array:
-            _, i, used, last, stop, _, _ = carry
-            return (i < limits.generations) & (used + last <= limits.room) & (used < limits.due) & ~stop
-
-        def body(carry: tuple) -> tuple:
-            before, i, used, _, _, _, log = carry
-            after, row = generation(keys, before, limits.generation + i)
-            steps = row["_steps"]
-            over = (used + steps > limits.room) & (limits.generation + i > 0)
-            state = jax.tree.map(lambda old, new: jax.lax.select(over, old, new), before, after)
-            row = row | {"_ran": ~over}
-            log = {name: log[name].at[i].set(row[name]) for name in log}
-            return state, i + 1, used + steps, steps, row["_failed"] | over, over, log
-
-        zero, no = jnp.int32(0), jnp.bool_(False)
-        carry = (state, zero, zero, jnp.asarray(limits.last_steps), no, no, empty)
-        state, _, _, _, _, over, log = jax.lax.while_loop(go_on, body, carry)
-        return state, log, over
-
-    return jax.jit(run)
 
 
 def _book(progress: Progress, state: State, log: dict[str, np.ndarray]) -> tuple[Progress, list[Row]]:

@@ -6,13 +6,14 @@
 
 Per algorithm, environment and precision: `--trials` settings proposed by Optuna's TPE sampler (the first is the
 default of the algorithm), each judged by the mean return of the deployed centre at the end of the budget over seeds
-from 100 on; the best three are then judged on further seeds, and the one with the best mean over all its seeds wins.
+from 100 on; the best two are then judged on further seeds, and the one with the best mean over all its seeds wins.
 Reported results use seeds below 100. Trials are kept in `--out` and not repeated. Needs the extra `tune`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -28,11 +29,20 @@ import yaml
 
 from polystep_rl import train as loop
 from polystep_rl.checkpoint import write_atomic
-from polystep_rl.cli.assemble import evaluate_on_test, make_parts, setup_jax
-from polystep_rl.config import preset
+from polystep_rl.cli.assemble import (
+    episodes_per_candidate,
+    evaluate_on_test,
+    make_algorithm,
+    make_env,
+    make_scaled_policy,
+    setup_jax,
+)
+from polystep_rl.config import TrainConfig, preset
+from polystep_rl.evaluate import device_evaluator
 from polystep_rl.grid import Grid, cells
 from polystep_rl.settings import settings_class
 from polystep_rl.sysinfo import system_info
+from polystep_rl.types import Env, Evaluator, Policy
 
 FIRST_SEED = 100
 PRESETS = Path(__file__).resolve().parent.parent / "polystep_rl" / "presets"
@@ -52,11 +62,11 @@ class Args:
     """Precisions."""
     budget: int | None = None
     """Env steps of a run; by default those of the comparison."""
-    trials: int = 16
+    trials: int = 12
     """Settings tried per algorithm, environment and precision."""
     seeds: int = 4
     """Development seeds of a trial."""
-    finals: int = 3
+    finals: int = 2
     """Settings that are judged again."""
     final_seeds: int = 8
     """Further development seeds for those."""
@@ -68,7 +78,7 @@ class Args:
     """Write the winners of `--out` into the presets, and run nothing."""
 
 
-# --- search spaces: about as wide, in the same units, for every algorithm ----------------------------------------------
+# --- search spaces: about as wide, in the same units, for every algorithm ---------------------------------------------
 def _evaluation(trial: optuna.Trial) -> dict[str, Any]:
     return {"episodes": trial.suggest_categorical("episodes", [1, 2, 4, 8])}
 
@@ -142,18 +152,27 @@ def judge(algo: str, env: str, policy: str, budget: int, search: dict[str, Any],
         preset="compare",
         settings={algo: {**dataclasses.asdict(settings_class(algo)()), **search}},
     )
+    configs = [cell.config for cell in cells(grid)]
+    task, controller, evaluate_centre = _task(dataclasses.replace(configs[0], search=settings_class(algo)(), seed=0))
+    strategy = make_algorithm(configs[0])
+    evaluate = device_evaluator(task, controller, episodes_per_candidate(configs[0]))
+    settings = loop.Settings(total_timesteps=budget, eval_freq=10**9)  # the curve is not looked at
     returns = []
-    for cell in cells(grid):
-        config = dataclasses.replace(cell.config, eval_freq=10**9)  # the curve is not looked at
-        parts = make_parts(config)
-        settings = loop.Settings(total_timesteps=budget, eval_freq=config.eval_freq)
-        progress = loop.start(parts.strategy, parts.policy.init(parts.keys.policy), parts.keys.strategy)
-        done = loop.train(parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys, progress, settings)
-        params = parts.strategy.params(done.progress.state)
-        result = evaluate_on_test(parts.env, parts.policy, params, config.test_episodes, config.seed)
-        returns.append(result["mean_return"])
-    jax.clear_caches()  # the next settings make programs of their own
+    for config in configs:
+        keys = loop.streams(config.seed)
+        progress = loop.start(strategy, controller.init(keys.policy), keys.strategy)
+        done = loop.train(strategy, evaluate, evaluate_centre, keys, progress, settings)
+        params = strategy.params(done.progress.state)
+        returns.append(evaluate_on_test(task, controller, params, config.test_episodes, config.seed)["mean_return"])
     return returns
+
+
+@functools.lru_cache(maxsize=1)
+def _task(config: TrainConfig) -> tuple[Env, Policy, Evaluator]:
+    """Environment, policy and evaluator of the centre: the same objects for all trials, so compiled once."""
+    task = make_env(config.env)
+    controller = make_scaled_policy(task, config)
+    return task, controller, device_evaluator(task, controller, 1)
 
 
 def study(args: Args, algo: str, env: str, policy: str, budget: int) -> dict[str, Any]:
@@ -177,6 +196,7 @@ def study(args: Args, algo: str, env: str, policy: str, budget: int) -> dict[str
     for entry in best:
         entry["final_returns"] = judge(algo, env, policy, budget, entry["search"], further)
     winner = max(best, key=lambda t: np.mean(t["returns"] + t["final_returns"]))
+    jax.clear_caches()  # the next study makes programs of its own
     return {"algo": algo, "env": env, "policy": policy, "budget": budget, "winner": winner, "trials": trials}
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import sys
 import traceback
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -26,7 +28,7 @@ from polystep_rl.policies.io import SavedPolicy, load_policy
 from polystep_rl.rundir import finite
 from polystep_rl.settings import SETTINGS, SearchConfig
 from polystep_rl.train import Streams, streams
-from polystep_rl.types import Env, Evaluation, Evaluator, Params, Policy, Strategy
+from polystep_rl.types import Env, Evaluation, Evaluator, Key, Params, Policy, Strategy
 
 POLICY, BEST_POLICY = "policy", "best_policy"
 CALIBRATION_SEED = 0  # input scales belong to the environment, not to a run: all seeds then share one compiled program
@@ -79,6 +81,12 @@ def _where(error: BaseException) -> str:
 
 def make_parts(config: TrainConfig) -> Parts:
     """Build everything that a configuration describes. UsageError for settings that do not fit together."""
+    return _shared_parts(dataclasses.replace(config, seed=0))._replace(keys=streams(config.seed))
+
+
+@functools.lru_cache(maxsize=2)
+def _shared_parts(config: TrainConfig) -> Parts:
+    """The same functions for every seed, so that they are compiled once."""
     env = make_env(config.env)
     try:
         check_ranges(config)
@@ -140,9 +148,13 @@ def evaluate_on_test(env: Env, policy: Policy, params: Params, episodes: int, se
         raise UsageError(f"--episodes {episodes}: expected at least 1")
     if not 0 <= seed <= MAX_SEED:
         raise UsageError(f"--seed {seed}: expected 0 to {MAX_SEED}")
-    evaluator = device_evaluator(env, policy, episodes)
-    result = jax.jit(lambda key, params: evaluate_params(evaluator, key, params))(streams(seed).test, params)
-    return summarise(jax.device_get(result))
+    evaluate = _centre_evaluator(cast(Hashable, env), policy, episodes)
+    return summarise(jax.device_get(evaluate(streams(seed).test, params)))
+
+
+@functools.lru_cache(maxsize=4)
+def _centre_evaluator(env: Any, policy: Policy, episodes: int) -> Callable[[Key, Params], Evaluation]:
+    return jax.jit(functools.partial(evaluate_params, device_evaluator(env, policy, episodes)))
 
 
 class LoadedRun(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -148,8 +149,7 @@ def write_results(out: Path, grid: Grid, wanted: Sequence[Cell], failed: list[di
     """results.json, table.md, table.csv, report.html and figures/ from the finished cells of a comparison."""
     runs = [results.record(out / "runs" / cell.name) for cell in wanted if (out / "runs" / cell.name / "DONE").exists()]
     document = results.document(runs, failed, grid=plain_grid(grid), system=system_info())
-    text = json.dumps(finite(document), indent=1) + "\n"
-    write_atomic(out / "results.json", text.encode())
+    write_atomic(out / "results.json", results.dump(document).encode())
     write_atomic(out / "table.md", results.markdown(runs).encode())
     write_atomic(out / "table.csv", results.csv_table(runs).encode())
     from polystep_rl.report import build_report
@@ -193,7 +193,7 @@ def run(argv: list[str]) -> int:
     print(f"{out}: {len(wanted)} runs, {len(wanted) - len(todo)} of them finished before", file=stream, flush=True)
     jobs = [Job(cell.name, out / "runs" / cell.name, to_plain(cell.config)) for cell in todo]
     workers = options.jobs or len(os.sched_getaffinity(0))
-    with progress.live or _nothing():
+    with progress.live or contextlib.nullcontext():
         run_jobs(jobs, workers, out / "workers.log", progress.hear)
     document = write_results(out, grid, wanted, progress.failed, options.figures)
     for row in progress.failed:
@@ -203,9 +203,3 @@ def run(argv: list[str]) -> int:
     else:
         print(results.markdown(document["runs"]) + f"{out}/: results.json, table.md, table.csv, report.html, figures/")
     return 1 if progress.failed else 0
-
-
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()

@@ -155,4 +155,3 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
     finally:
         run.close()
     return summary
-

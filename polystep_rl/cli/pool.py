@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -43,19 +44,12 @@ class _Worker:
         self.thread.start()
 
     def _start(self) -> subprocess.Popen[str]:
-        core = self.core
-
-        def pin() -> None:
-            if hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(0, {core})
-
         return subprocess.Popen(
-            [sys.executable, "-m", "polystep_rl.cli.worker"],
+            [sys.executable, "-m", "polystep_rl.cli.worker", str(self.core)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            preexec_fn=pin,
         )
 
     def _serve(self) -> None:
@@ -72,6 +66,7 @@ class _Worker:
             kind = "failed" if error else "done"
             self.events.put(Event(job, kind, error or "", time.perf_counter() - began))
         self.stop()
+        self._close()
         self.events.put(None)
 
     def _train(self, job: Job) -> str | None:
@@ -87,7 +82,7 @@ class _Worker:
             line = ""
         if not line:
             code = self.process.wait()
-            self.process = None
+            self._close()
             died = f"signal {-code}" if code < 0 else f"exit code {code}"
             return f"the worker process died ({died})"
         answer = json.loads(line)
@@ -96,9 +91,19 @@ class _Worker:
     def stop(self) -> None:
         """End the process, whatever it is doing."""
         self.closing = True
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        process = self.process
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
+
+    def _close(self) -> None:
+        """Let go of a process that has ended."""
+        if self.process is not None:
+            for pipe in (self.process.stdin, self.process.stdout):
+                with contextlib.suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
+        self.process = None
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, log_path: Path, hear: Callable[[Event | None], None]) -> None:

@@ -1,4 +1,4 @@
-"""A process that trains one cell after another: ``python -m polystep_rl.cli.worker``.
+"""A process that trains one cell after another on one core: ``python -m polystep_rl.cli.worker CORE``.
 
 A line of JSON on standard input names a cell (`folder` and `config`); a line on standard output says how it ended. A
 process of its own for each core keeps a crash to one cell, and keeping it for many cells spares their imports and
@@ -8,11 +8,14 @@ compilation.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
+import queue
 import shutil
 import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -43,18 +46,30 @@ def train_cell(request: dict[str, Any]) -> dict[str, Any]:
     return {"ok": True}
 
 
+def _read(requests: queue.Queue[dict[str, Any]]) -> None:
+    """Queue what the parent asks for. When it is gone, so is this process, at once: a comparison that is started again
+    must not meet the left-over of the one that was killed, still writing."""
+    for line in sys.stdin:
+        requests.put(json.loads(line))
+    os._exit(0)
+
+
 def main() -> None:
     """Serve cells until standard input ends."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(sys.argv[1])})
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever is printed must not end up among the answers
+    requests: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_read, args=(requests,), daemon=True).start()
     import jax
 
     from polystep_rl.cli.assemble import setup_jax
 
     setup_jax(1)
-    for count, line in enumerate(sys.stdin, 1):
-        answer = train_cell(json.loads(line))
+    for count in itertools.count(1):
+        answer = train_cell(requests.get())
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
         if count % CLEAR_EVERY == 0:

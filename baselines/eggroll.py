@@ -1,0 +1,171 @@
+"""EGGROLL: an evolution strategy with low-rank perturbations of weight matrices (arXiv:2511.16652).
+
+Member i perturbs a matrix W (m, k) by sigma E_i, everything that is not a matrix by full Gaussian noise:
+
+    E_i = A_i B_i^T / sqrt(r),    A_i (m, r), B_i (k, r) of N(0, 1) entries
+    gradient = 1 / (n sigma) sum_i w_i E_i,    w = shaped costs
+
+E has mean 0 and uncorrelated entries of variance 1 whatever r, hence on a quadratic cost with linear shaping the
+expected gradient is that of full-rank noise. The sum over the population has full rank.
+
+Members come in pairs (+E, -E). A candidate is a seed, the pair's number and a sign: O(n), whatever the size of the
+parameters and the rank. The factors are drawn again from them in decode, for the members of one chunk, and in tell,
+for all pairs at once: O(n r (m + k)) per matrix, in exchange for a single matrix product over pairs and rank. (Storing
+the factors in the proposal would save the second draw and pay with the same memory for as long as a generation lasts.)
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from polystep_rl.baselines import shaping as shapings
+from polystep_rl.baselines import spsa
+from polystep_rl.baselines.spsa import DescentState, Members
+from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, Strategy
+
+HIGHEST = jax.lax.Precision.HIGHEST  # some GPUs would round the factors to 10 bits
+
+
+class Factors(NamedTuple):
+    """A perturbation of a matrix (m, k): a b^T / sqrt(r)."""
+
+    a: Array  # (..., m, r)
+    b: Array  # (..., k, r)
+
+
+class _Search(NamedTuple):
+    """The parts, checked."""
+
+    population: int
+    sigma: optax.Schedule
+    rank: int
+    optimizer: optax.GradientTransformation
+    shaping: shapings.Shaping
+
+
+def perturbed_product(w: Array, a: Array, b: Array, sigma: float | Array, x: Array) -> Array:
+    """(W + sigma A B^T / sqrt(r)) x without the sum: W x + sigma / sqrt(r) A (B^T x).
+
+    O(r (m + k)) per member besides W x, which all members share. For float weights only: quantised ones are rounded
+    after the sum. Over members use `jax.vmap(perturbed_product, (None, 0, 0, None, 0))`.
+
+    Args:
+        w: (m, k) the centre.
+        a: (m, r), its sign included.
+        b: (k, r).
+        sigma: () the same for all layers.
+        x: (k,) or (k, L).
+
+    Returns:
+        (m,) or (m, L).
+    """
+    low = jnp.matmul(a, jnp.matmul(b.T, x, precision=HIGHEST), precision=HIGHEST)
+    return jnp.matmul(w, x, precision=HIGHEST) + sigma / math.sqrt(a.shape[-1]) * low
+
+
+def perturbations(rank: int, state: DescentState, members: Members) -> PyTree:
+    """The signed perturbations of some members, drawn from their seeds.
+
+    Args:
+        rank: r, as the strategy has it.
+        state: the state that was asked.
+        members: leaves (c,).
+
+    Returns:
+        like the parameters: `Factors` (c, m, r), (c, k, r) for a matrix (m, k), an array (c, ...) for other leaves.
+    """
+    leaves, tree = jax.tree.flatten(state.centre)
+
+    def draw(key: Key, leaf: Array, sign: Array) -> Factors | Array:
+        if leaf.ndim != 2:
+            return sign.astype(leaf.dtype) * spsa.gaussian(key, leaf.shape, leaf.dtype)
+        for_a, for_b = jax.random.split(key)
+        a = spsa.gaussian(for_a, (leaf.shape[0], rank), leaf.dtype)
+        return Factors(sign.astype(leaf.dtype) * a, spsa.gaussian(for_b, (leaf.shape[1], rank), leaf.dtype))
+
+    def one(member: Members) -> PyTree:
+        keys = jax.random.split(spsa.perturbation_key(state.key, member), len(leaves))
+        return jax.tree.unflatten(tree, [draw(key, leaf, member.sign) for key, leaf in zip(keys, leaves, strict=True)])
+
+    return jax.vmap(one)(members)
+
+
+def _combine(perturbation: Factors | Array, weight: Array) -> Array:
+    """sum_i w_i E_i from weights (c,): (m, k), and no (c, m, k) on the way."""
+    if not isinstance(perturbation, Factors):
+        return jnp.tensordot(weight, perturbation, axes=1, precision=HIGHEST)
+    weighted = weight[:, None, None] * perturbation.a
+    total = jnp.einsum("cmr,ckr->mk", weighted, perturbation.b, precision=HIGHEST)
+    return total / math.sqrt(weighted.shape[-1])
+
+
+def _decode(search: _Search, state: DescentState, members: Members) -> Params:
+    sigma = search.sigma(state.step)
+
+    def move(leaf: Array, perturbation: Factors | Array) -> Array:
+        if isinstance(perturbation, Factors):
+            product = jnp.einsum("cmr,ckr->cmk", perturbation.a, perturbation.b, precision=HIGHEST)
+            perturbation = product / math.sqrt(search.rank)
+        return leaf + jnp.asarray(sigma, leaf.dtype) * perturbation
+
+    return jax.tree.map(move, state.centre, perturbations(search.rank, state, members))
+
+
+def _tell(search: _Search, state: DescentState, proposal: Proposal, cost: Array) -> tuple[DescentState, Info]:
+    sigma = search.sigma(state.step)
+    weight = search.shaping(cost)
+    # A pair is one perturbation with two weights, so half the factors do.
+    plus = jax.tree.map(lambda leaf: leaf[0::2], proposal.candidates)
+    coefficient = (weight[0::2] - weight[1::2]) / (search.population * sigma)
+    gradient = jax.tree.map(
+        lambda leaf, perturbation: _combine(perturbation, coefficient.astype(leaf.dtype)),
+        state.centre,
+        perturbations(search.rank, state, plus),
+    )
+    state, info = spsa.descend(search.optimizer, state, gradient)
+    return state, {**info, "sigma": jnp.asarray(sigma), **spsa.spread(cost)}
+
+
+def eggroll(
+    population: int = 32,
+    sigma: float | optax.Schedule = 0.1,
+    rank: int = 1,
+    optimizer: optax.GradientTransformation | None = None,
+    shaping: shapings.Shaping = shapings.centred_ranks,
+) -> Strategy:
+    """EGGROLL as a Strategy.
+
+    Args:
+        population: n, even: antithetic pairs.
+        sigma: standard deviation of a perturbed parameter, above 0, or a schedule over generations.
+        rank: r of the perturbation of every matrix; above m k / (m + k) full noise would be smaller than its factors.
+        optimizer: minimises, from the estimated gradient; None is `optax.adam(0.05)`.
+        shaping: costs (n,) to weights (n,); `shaping.centred` is linear, with the units of the cost.
+
+    Returns:
+        a Strategy whose candidates are `Members`. `tell` reports step_norm, gradient_norm, sigma,
+        cost_best/mean/worst.
+
+    Raises:
+        ValueError: a setting out of range, or, from init, parameters that are not floating point.
+    """
+    if population < 2 or population % 2:
+        raise ValueError(f"eggroll: population was {population!r}, expected an even number of at least 2")
+    if rank < 1:
+        raise ValueError(f"eggroll: rank was {rank!r}, expected at least 1")
+    schedule = spsa.schedule_of("eggroll", sigma)
+    optimizer = optax.adam(0.05) if optimizer is None else optimizer
+    search = _Search(population, schedule, rank, optimizer, shaping)
+    return Strategy(
+        init=partial(spsa.start, "eggroll", optimizer),
+        ask=lambda key, state: spsa.ask_pairs(population // 2, key),
+        decode=partial(_decode, search),
+        tell=partial(_tell, search),
+        params=lambda state: state.centre,
+    )

@@ -1,0 +1,130 @@
+"""What a search compiles: some generations as one program, the evaluation of the centre, and the start."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from polystep_rl.evaluate import evaluate_params
+from polystep_rl.types import Array, Evaluation, Evaluator, Info, Key, Params, State, Strategy
+
+if TYPE_CHECKING:
+    from polystep_rl.train import Streams
+
+MAX_CHUNK = 64  # generations in one compiled call, at most
+KEPT = 4  # searches whose programs are kept, for further seeds
+
+StepFn = Callable[[Key, Key, State], tuple[State, Info, Evaluation]]
+
+
+def make_step(strategy: Strategy, evaluate: Evaluator) -> StepFn:
+    """One generation: (strategy key, episode key, state) -> (state, info, evaluation)."""
+
+    def step(strategy_key: Key, episode_key: Key, state: State) -> tuple[State, Info, Evaluation]:
+        proposal = strategy.ask(strategy_key, state)
+        evaluation = evaluate(episode_key, proposal.candidates, Partial(strategy.decode, state))
+        state, info = strategy.tell(state, proposal, evaluation.cost)
+        return state, info, evaluation
+
+    return step
+
+
+class Limits(NamedTuple):
+    """What bounds a chunk."""
+
+    generation: np.ndarray  # () int32, the first of the chunk
+    last_steps: np.ndarray  # () int32
+    generations: np.int32
+    room: np.int32  # env steps left in the budget
+    due: np.int32  # env steps until the next evaluation
+
+
+def _chunk_function(step: StepFn) -> jax.stages.Wrapped:
+    """Jitted (keys, state, limits): some generations -> (state, log, over).
+
+    The log's leaves are (MAX_CHUNK,), with `_ran` true where a generation ran; over is whether the one after did not
+    fit into the budget and was undone.
+    """
+
+    def generation(keys: Streams, state: State, number: Array) -> tuple[State, dict[str, Array]]:
+        state, info, evaluation = step(
+            jax.random.fold_in(keys.strategy, number), jax.random.fold_in(keys.episodes, number), state
+        )
+        log = {
+            "rollout/ep_rew_mean": evaluation.returns.mean(),
+            "rollout/ep_len_mean": evaluation.lengths.mean(dtype=jnp.float32),
+            "rollout/nonfinite": evaluation.nonfinite,
+            **{f"search/{name}": value for name, value in info.items()},
+            "_steps": evaluation.env_steps.astype(jnp.int32),
+            "_candidates": jnp.int32(evaluation.cost.shape[0]),
+            "_failed": evaluation.nonfinite * 2 > evaluation.returns.size,
+            "_ran": jnp.bool_(True),
+        }
+        return state, log
+
+    def run(keys: Streams, state: State, limits: Limits) -> tuple[State, dict[str, Array], Array]:
+        shapes = jax.eval_shape(generation, keys, state, limits.generation)[1]
+        empty = {name: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype) for name, x in shapes.items()}
+
+        def go_on(carry: tuple) -> Array:
+            _, i, used, last, stop, _, _ = carry
+            return (i < limits.generations) & (used + last <= limits.room) & (used < limits.due) & ~stop
+
+        def body(carry: tuple) -> tuple:
+            before, i, used, _, _, _, log = carry
+            after, row = generation(keys, before, limits.generation + i)
+            steps = row["_steps"]
+            over = (used + steps > limits.room) & (limits.generation + i > 0)
+            state = jax.tree.map(lambda old, new: jax.lax.select(over, old, new), before, after)
+            row = row | {"_ran": ~over}
+            log = {name: log[name].at[i].set(row[name]) for name in log}
+            return state, i + 1, used + steps, steps, row["_failed"] | over, over, log
+
+        zero, no = jnp.int32(0), jnp.bool_(False)
+        carry = (state, zero, zero, jnp.asarray(limits.last_steps), no, no, empty)
+        state, _, _, _, _, over, log = jax.lax.while_loop(go_on, body, carry)
+        return state, log, over
+
+    return jax.jit(run)
+
+
+class Programs:
+    """What is compiled for a search, once for all its seeds."""
+
+    def __init__(self, strategy: Strategy, evaluate: Evaluator, evaluate_centre: Evaluator) -> None:
+        self.evaluate = jax.jit(partial(evaluate_params, evaluate_centre))
+        self._chunk = _chunk_function(make_step(strategy, evaluate))
+        self._compiled: dict[Any, Any] = {}
+        self._seconds = 0.0
+
+    def chunk(self, keys: Streams, state: State, limits: Limits) -> tuple[State, dict[str, Array], Array]:
+        """Run a chunk, compiled ahead of time: by calling, it would be compiled anew once the state comes back spread
+        over the devices."""
+        leaves, structure = jax.tree.flatten(state)
+        shapes = (structure, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves))
+        if shapes not in self._compiled:
+            began = time.perf_counter()
+            self._compiled[shapes] = self._chunk.lower(keys, state, limits).compile()
+            self._seconds = time.perf_counter() - began
+        return self._compiled[shapes](keys, state, limits)
+
+    def take_seconds(self) -> float:
+        """Seconds that the last call compiled for."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
+programs = functools.lru_cache(maxsize=KEPT)(Programs)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def compiled_init(strategy: Strategy) -> Callable[[Key, Params], State]:
+    return jax.jit(strategy.init)
