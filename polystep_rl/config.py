@@ -78,7 +78,9 @@ PRESETS = ("tuned", "compare", "paper")
 def _presets(algo: str) -> dict[str, Any]:
     """The presets of an algorithm, all modes of it: name -> environment -> precision -> settings; {} if it has none."""
     try:
-        text = (resources.files("polystep_rl") / "presets" / f"{algo.partition('-')[0]}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("polystep_rl") / "presets" / f"{algo.partition('-')[0]}.yaml").read_text(
+            encoding="utf-8"
+        )
     except OSError:
         return {}
     return yaml.safe_load(text)
@@ -88,8 +90,8 @@ def preset(env: str, policy: str, name: str = "tuned", algo: str = "polystep") -
     """The settings that a preset gives for an environment and a precision.
 
     ``presets/<algorithm>.yaml`` holds, per preset name, settings for ``any`` environment and per environment id; in
-    each, ``all`` precisions and then the precision's own; later ones win, and ``common.yaml`` comes first. In `tuned`
-    and `compare`, an algorithm without a file or an environment without an entry keeps the algorithm's defaults.
+    each, ``all`` precisions and then the precision's own; later ones win, and ``common.yaml`` comes first. An
+    algorithm without `tuned` takes its `compare` for it; what neither has keeps the algorithm's defaults.
 
     Raises:
         ConfigError: an unknown preset, or one without settings for this environment.
@@ -106,7 +108,7 @@ def preset(env: str, policy: str, name: str = "tuned", algo: str = "polystep") -
         raise ConfigError(f"unknown preset {name!r}{_suggest(name, PRESETS)}; expected one of {', '.join(PRESETS)}")
     if name == "paper" and name not in known:
         raise ConfigError(f"algorithm {algo!r} has no preset {name!r}, only {', '.join(known) or 'its defaults'}")
-    entries = known.get(name, {})
+    entries = known.get(name, known.get("compare", {}) if name == "tuned" else {})
     if name == "paper" and env not in entries:
         raise ConfigError(f"preset {name!r} has no settings for {env!r}, only for {', '.join(entries)}")
     merged: dict[str, Any] = {"env": env, "algo": algo, "policy": policy, "preset": name}

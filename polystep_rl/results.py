@@ -203,6 +203,29 @@ def markdown(runs: Sequence[Run], algo: str = "polystep") -> str:
     return "\n".join(lines) + "\n"
 
 
+def pivot(runs: Sequence[Run]) -> str:
+    """A compact table: a line per environment and precision, a column per algorithm, each IQM with its interval."""
+    rows = summarise(runs)
+    algos = list(dict.fromkeys(row["algo"] for row in rows))
+    cells = {(row["env"], row["policy"], row["algo"]): row for row in rows}
+    lines = ["| | " + " | ".join(algos) + " |", "|---" * (len(algos) + 1) + "|"]
+    for env, policy in dict.fromkeys((row["env"], row["policy"]) for row in rows):
+        found = [cells.get((env, policy, algo)) for algo in algos]
+        best = max((row["iqm"] for row in found if row and row["iqm"] is not None), default=None)
+        lines.append(f"| {env} {policy} | " + " | ".join(_cell(row, best) for row in found) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Row | None, best: float | None) -> str:
+    if row is None or row["iqm"] is None:
+        return "-"
+    value = _number(row["iqm"])
+    value = f"**{value}**" if best is not None and value == _number(best) else value
+    return (
+        value if row["iqm_low"] is None else f"{value} ({_number(row['iqm_low'], 0)} to {_number(row['iqm_high'], 0)})"
+    )
+
+
 def csv_table(runs: Sequence[Run]) -> str:
     """Every number of `summarise` as CSV."""
     rows, out = summarise(runs), io.StringIO()

@@ -207,7 +207,7 @@ def write_presets(folder: Path) -> None:
         path = PRESETS / f"{found['algo']}.yaml"
         text = path.read_text() if path.exists() else ""
         head, mark, _ = text.partition("compare:\n")
-        head = head or "# Settings per preset, environment and precision; see polystep.yaml.\n"
+        head = head or "# Chosen by scripts/tune.py on seeds from 100 on; {} is the default of the algorithm.\n"
         entries = (yaml.safe_load(text) or {}).get("compare", {}) if mark else {}
         search = {name: _short(value) for name, value in found["winner"]["search"].items()}
         entries.setdefault(found["env"], {})[found["policy"]] = {"search": search}

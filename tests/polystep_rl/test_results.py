@@ -58,6 +58,14 @@ def test_the_markdown_table_is_sorted_and_complete() -> None:
     assert "5.5 (" in lines[2] and "0.92 (" in lines[3]
 
 
+def test_the_compact_table_marks_the_best() -> None:
+    other = [a_run("polystep", 0, -1.0, env="F"), a_run("dqn", 0, -1.0, env="F")]
+    head, _, first, second = results.pivot([*RUNS, *other]).splitlines()
+    assert head == "| | polystep | open_es | dqn |"
+    assert first.startswith("| E int8 | **5.5** (") and " | 2.5 (" in first and first.endswith("| - |")
+    assert second == "| F int8 | **-1.0** | - | **-1.0** |"
+
+
 def test_csv_reads_back() -> None:
     rows = list(csv.DictReader(io.StringIO(results.csv_table(RUNS))))
     assert [row["algo"] for row in rows] == ["polystep", "open_es"] and float(rows[0]["iqm"]) == 5.5

@@ -1,0 +1,59 @@
+"""PPO and DQN by the command line: the same run folder, budget and files as any search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("stable_baselines3")
+
+from polystep_rl.loggers import read_metrics
+from polystep_rl.policies import load_policy, mlp_policy
+
+SHORT = ("--env", "CartPole-v1", "--policy", "int8", "--eval-freq", 1000, "--eval-episodes", 16, "--quiet", "--json")
+
+
+@pytest.mark.parametrize("algo", ["ppo", "ppo-ste", "ppo-ptq", "dqn-ste"])
+def test_a_run_leaves_what_every_run_leaves(algo: str, cli: Callable, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    outcome = cli("train", "--algo", algo, *SHORT, "--total-timesteps", 3001, "--run-dir", out)
+    assert outcome.code == 0, outcome.err
+    summary = outcome.json
+    assert 0.98 * 3001 <= summary["env_steps"] <= 3001
+    assert (summary["candidates"], summary["generations"]) == (None, None)
+    assert summary["eval"]["episodes"] == 256 and summary["episodes"] > 0
+    rows = read_metrics(out / "metrics.csv")
+    assert [row["env_steps"] // 1000 for row in rows][:3] == [1, 2, 3]
+    assert all(row["eval/mean_reward"] is not None for row in rows)
+    for name in ("policy", "best_policy"):
+        saved = load_policy(out / name)
+        assert saved.spec.precision == "int8" and mlp_policy(saved.spec).spec == saved.spec
+    assert {"DONE", "summary.json", "config.yaml", "system_info.json"} <= {path.name for path in out.iterdir()}
+    assert cli("eval", out, "--episodes", 16, "--json").code == 0
+
+
+def test_deploy_last_and_best(cli: Callable, tmp_path: Path) -> None:
+    """The reported return is that of the file that the settings deploy."""
+    for deploy, file in (("last", "policy"), ("best", "best_policy")):
+        out = tmp_path / deploy
+        flags = ("--total-timesteps", 4000, "--run-dir", out, "--deploy", deploy, "--seed", 3)
+        summary = cli("train", "--algo", "ppo-ste", *SHORT, *flags).json
+        again = cli("eval", out / f"{file}.json", "--seed", 3, "--json").json
+        assert again["mean_return"] == summary["eval"]["mean_return"]
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (("--resume", "x"), "no such run folder"),
+        (("--generations", 3), "takes its budget in env steps"),
+        (("--env", "Pendulum-v1", "--algo", "dqn"), "DQN needs a Discrete action space"),
+        (("--learning-rate", -1), "learning_rate was -1.0"),
+        (("--gamma", 2), "gamma was 2.0, expected at most 1"),
+    ],
+)
+def test_what_does_not_fit(flags: tuple, said: str, cli: Callable, tmp_path: Path) -> None:
+    outcome = cli("train", "--algo", "ppo", "--runs", tmp_path, "--total-timesteps", 3000, *flags)
+    assert outcome.code in (1, 2) and said in outcome.err and outcome.err.count("\n") == 1, outcome.err
