@@ -34,6 +34,7 @@ Cell = dict[str, list[Run]]  # the runs of one panel by algorithm
 WIDTH = 9.0  # inches; at 100 dpi the width of a README
 DPI = 200  # of the PNG: sharp on dense screens
 REPS = 1000  # bootstrap resamples: a drawn line is coarser than what more of them would change
+EVALUATION = "mean return in evaluations during training"
 STEPS = "env steps (living, training)"
 _RC: Any = {
     "font.size": 9.5, "axes.titlesize": 10, "axes.labelsize": 10, "figure.titlesize": 11.5, "legend.fontsize": 9.5,
@@ -86,7 +87,7 @@ def learning_curves(runs: Iterable[Run], path_stem: str | Path, *, log_x: bool |
 
     runs = _in_order(runs)
     title = f"Learning curves: IQM over {_seeds(runs)} with 95 % bootstrap bands"
-    return _figure(runs, path_stem, title, STEPS, _return_label(runs), draw, finish)
+    return _figure(runs, path_stem, title, STEPS, EVALUATION, draw, finish)
 
 
 def bars(runs: Iterable[Run], path_stem: str | Path) -> list[Path]:

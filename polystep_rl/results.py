@@ -226,6 +226,19 @@ def _cell(row: Row | None, best: float | None) -> str:
     )
 
 
+def shortfalls(runs: Sequence[Run], algo: str = "polystep") -> str:
+    """A Markdown list of where `algo` has a lower IQM than another algorithm, by how much, and how surely."""
+    rows = {(row["env"], row["policy"], row["algo"]): row for row in summarise(runs)}
+    lines = []
+    for row in improvements(runs, algo):
+        env, policy, other = row["env"], row["policy"], row["over"]
+        gap = rows[(env, policy, other)]["iqm"] - rows[(env, policy, algo)]["iqm"]
+        if gap > 0:
+            chance = f"{row['probability']:.2f}, {row['low']:.2f} to {row['high']:.2f}"
+            lines.append(f"- {env} {policy}: {other} is ahead by {gap:.2f} (P({algo} better) {chance})")
+    return "\n".join(lines) + "\n" if lines else ""
+
+
 def csv_table(runs: Sequence[Run]) -> str:
     """Every number of `summarise` as CSV."""
     rows, out = summarise(runs), io.StringIO()

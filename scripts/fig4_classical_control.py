@@ -11,6 +11,7 @@ Results, tables and figures go to `--publish`; the run folders stay under `--out
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 import tempfile
@@ -58,14 +59,15 @@ class Args:
     jobs: int | None = None
     """Runs side by side; all cores by default."""
     quick: bool = False
-    """A seed each and a twentieth of the budgets: shows that everything runs, not who is better."""
+    """A seed each, a twentieth of the budgets, `long` in binary only: shows that it all runs, not who is better."""
 
 
 def quickly(grid: Grid) -> Grid:
-    """The same cells with one seed each and a twentieth of the budgets."""
+    """The same algorithms and environments with one seed each and a twentieth of the budgets."""
     budgets = {pair.split("=")[0]: int(pair.split("=")[1]) // 20 for pair in grid.budget_for}
     pairs = tuple(f"{env}={budget}" for env, budget in budgets.items())
-    return Grid(**{**plain_grid(grid), "seeds": 1, "seeds_for": (), "budget_for": pairs})
+    policies = grid.policies if grid is EQUAL else ("binary",)
+    return dataclasses.replace(grid, seeds=1, seeds_for=(), budget_for=pairs, policies=policies)
 
 
 def compare(name: str, grid: Grid, args: Args) -> int:

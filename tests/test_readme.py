@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from polystep_rl import results
 from polystep_rl.cli import COMMANDS
 from polystep_rl.cli.train import parse
 
@@ -64,6 +65,20 @@ def test_the_results_are_those_that_were_measured():
     spec.loader.exec_module(reproduce)
     assert reproduce.table(system_and_runs["runs"]) in README
     assert all(run["ok"] for run in system_and_runs["runs"])
+
+
+def test_the_comparison_is_what_was_measured():
+    """Both tables of figure 4, every cell that PolyStep loses, and the rules that the numbers were made by."""
+    for name in ("equal", "long"):
+        document = results.load_document(ROOT / f"docs/results/fig4_{name}/results.json")
+        runs = document["runs"]
+        assert not document["failed"]
+        assert all(run["env_steps"] <= 1.02 * run["budget"] and run["test_episodes"] >= 256 for run in runs)
+        assert all(run["seed"] < 100 for run in runs)
+        page = README if name == "equal" else (ROOT / "docs/compare.md").read_text(encoding="utf-8")
+        assert results.pivot(runs) in page
+        assert results.shortfalls(runs) in page
+        assert results.markdown(runs) == (ROOT / f"docs/results/fig4_{name}/table.md").read_text(encoding="utf-8")
 
 
 def test_the_speeds_are_those_that_were_measured():

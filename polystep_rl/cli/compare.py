@@ -201,5 +201,5 @@ def run(argv: list[str]) -> int:
     if options.json:
         print(json.dumps(finite({"out": str(out), "runs": len(document["runs"]), "failed": document["failed"]})))
     else:
-        print(results.markdown(document["runs"]) + f"{out}/: results.json, table.md, table.csv, report.html, figures/")
+        print(results.markdown(document["runs"]) + f"{out}: " + ", ".join(sorted(p.name for p in out.iterdir())))
     return 1 if progress.failed else 0

@@ -15,6 +15,7 @@ import tyro
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
 from polystep_rl.config import ConfigError, TrainConfig, check_ranges, load_yaml, preset, to_plain, to_yaml
+from polystep_rl.settings import GRADIENT
 
 BUDGETS = ("total_timesteps", "generations", "wall_seconds", "stop_reward", "stop_at_threshold")
 
@@ -112,7 +113,10 @@ def run(argv: list[str]) -> int:
     stream = sys.stderr if args.output.json else sys.stdout
     summary = run_any(args.config, args.output, stream, install_handler=_in_main_thread())
     if summary["stopped_by"] == "interrupt":
-        print(f"interrupted; continue with: polystep-rl train --resume {summary['run_dir']}", file=sys.stderr)
+        how = f"continue with: polystep-rl train --resume {summary['run_dir']}"
+        if args.config.algo in GRADIENT:
+            how = f"a run of {args.config.algo} cannot be continued; its policy so far is in {summary['run_dir']}"
+        print(f"interrupted; {how}", file=sys.stderr)
     if args.output.json:
         assemble.print_json(summary)
     elif not args.output.quiet:

@@ -21,6 +21,8 @@ from polystep_rl.loggers import read_metrics
 PAPER = ("--preset", "paper", "--episodes", "4", "--total-timesteps", "150000", "--eval-freq", "30000")
 ADAM = ("--optimizer", "adam", "--learning-rate", "0.2", "--redraw-every", "0", "--subspace", "projection",
         "--subspace-size", "16", "--total-timesteps", "120000", "--eval-freq", "12000")  # fmt: skip
+CMA = ("--algo", "cma_es", "--population", "8", "--episodes", "2", "--total-timesteps", "80000", "--eval-freq", "8000")
+EGGROLL = ("--algo", "eggroll", *CMA[2:])
 COMMON = ("train", "--env", "CartPole-v1", "--eval-episodes", "16", "--test-episodes", "16", "--stop-reward", "None",
           "--quiet", "--json")  # fmt: skip
 
@@ -43,7 +45,7 @@ def killed_after(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunObserver, "generations", generations)
 
 
-@pytest.mark.parametrize("settings", [PAPER, ADAM], ids=["paper", "adam"])
+@pytest.mark.parametrize("settings", [PAPER, ADAM, CMA, EGGROLL], ids=["paper", "adam", "cma_es", "eggroll"])
 def test_killed_and_resumed_then_extended(
     settings: tuple[str, ...], cli: Callable, assert_same_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

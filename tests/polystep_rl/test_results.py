@@ -66,6 +66,12 @@ def test_the_compact_table_marks_the_best() -> None:
     assert second == "| F int8 | **-1.0** | - | **-1.0** |"
 
 
+def test_shortfalls_name_every_lost_cell_and_no_other() -> None:
+    assert results.shortfalls(RUNS) == ""
+    text = results.shortfalls(RUNS, "open_es")
+    assert text.startswith("- E int8: polystep is ahead by 3.00 (P(open_es better) 0.08, ") and text.count("\n") == 1
+
+
 def test_csv_reads_back() -> None:
     rows = list(csv.DictReader(io.StringIO(results.csv_table(RUNS))))
     assert [row["algo"] for row in rows] == ["polystep", "open_es"] and float(rows[0]["iqm"]) == 5.5
