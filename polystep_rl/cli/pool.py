@@ -53,21 +53,22 @@ class _Worker:
         )
 
     def _serve(self) -> None:
-        while not self.closing:
-            try:
-                job = self.jobs.popleft()
-            except IndexError:
-                break
-            began = time.perf_counter()
-            self.events.put(Event(job, "started"))
-            error = self._train(job)
-            if self.closing:
-                break
-            kind = "failed" if error else "done"
-            self.events.put(Event(job, kind, error or "", time.perf_counter() - began))
-        self.stop()
-        self._close()
-        self.events.put(None)
+        try:
+            while not self.closing:
+                try:
+                    job = self.jobs.popleft()
+                except IndexError:
+                    break
+                began = time.perf_counter()
+                self.events.put(Event(job, "started"))
+                error = self._train(job)
+                if not self.closing:
+                    kind = "failed" if error else "done"
+                    self.events.put(Event(job, kind, error or "", time.perf_counter() - began))
+        finally:
+            self.stop()
+            self._close()
+            self.events.put(None)
 
     def _train(self, job: Job) -> str | None:
         """None, or why the cell failed."""

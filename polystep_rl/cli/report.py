@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class ReportArgs:
     """The page; one that is there is replaced."""
     title: str | None = None
     """Its title."""
+    json: bool = False
+    """Print one JSON object as the last line of standard output, and nothing else there."""
 
 
 def collect(paths: Sequence[Path]) -> dict[str, Any]:
@@ -59,5 +62,6 @@ def run(argv: list[str]) -> int:
     document = collect(args.runs)
     title = args.title or ", ".join(path.name for path in args.runs[:3])
     write_atomic(args.out, build_report([document], title).encode())
-    print(f"{args.out}: {len(document['runs'])} runs")
+    count = len(document["runs"])
+    print(json.dumps({"out": str(args.out), "runs": count}) if args.json else f"{args.out}: {count} runs")
     return 0

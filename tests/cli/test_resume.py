@@ -21,7 +21,7 @@ from polystep_rl.loggers import read_metrics
 PAPER = ("--preset", "paper", "--episodes", "4", "--total-timesteps", "150000", "--eval-freq", "30000")
 ADAM = ("--optimizer", "adam", "--learning-rate", "0.2", "--redraw-every", "0", "--subspace", "projection",
         "--subspace-size", "16", "--total-timesteps", "120000", "--eval-freq", "12000")  # fmt: skip
-CMA = ("--algo", "cma_es", "--population", "8", "--episodes", "2", "--total-timesteps", "80000", "--eval-freq", "8000")
+CMA = ("--algo", "cma_es", "--population", "6", "--episodes", "1", "--total-timesteps", "60000", "--eval-freq", "6000")
 EGGROLL = ("--algo", "eggroll", *CMA[2:])
 COMMON = ("train", "--env", "CartPole-v1", "--eval-episodes", "16", "--test-episodes", "16", "--stop-reward", "None",
           "--quiet", "--json")  # fmt: skip
