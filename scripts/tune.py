@@ -45,7 +45,8 @@ from polystep_rl.sysinfo import system_info
 from polystep_rl.types import Env, Evaluator, Policy
 
 FIRST_SEED = 100
-PRESETS = Path(__file__).resolve().parent.parent / "polystep_rl" / "presets"
+ROOT = Path(__file__).resolve().parent.parent
+PRESETS = ROOT / "polystep_rl" / "presets"
 BUDGETS = {"CartPole-v1": 500_000, "Acrobot-v1": 1_000_000}
 Space = Callable[[optuna.Trial], dict[str, Any]]
 
@@ -75,7 +76,7 @@ class Args:
     cores: int | None = None
     """CPU cores to use; all by default. Two studies side by side with a core each are faster than one with two."""
     write: bool = False
-    """Write the winners of `--out` into the presets, and run nothing."""
+    """Write the winners of `--out` into the presets and all trials into docs/results/tuning.json, and run nothing."""
 
 
 # --- search spaces: about as wide, in the same units, for every algorithm ---------------------------------------------
@@ -217,15 +218,29 @@ def write_presets(folder: Path) -> None:
         print(f"{path.name}: {found['env']} {found['policy']}: {config.search}")
 
 
-def _short(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def collect(folder: Path, path: Path) -> None:
+    """All trials in one file, a line per study."""
+    documents = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    lines = [json.dumps(_short({**d["study"], "seconds": d["seconds"]}, 5)) for d in documents]
+    system = json.dumps(documents[0]["system"])
+    path.write_text('{\n"system": ' + system + ',\n"studies": [\n' + ",\n".join(lines) + "\n]\n}\n")
+
+
+def _short(value: Any, digits: int = 4) -> Any:
+    """With floats cut to so many digits, at any depth."""
+    if isinstance(value, dict):
+        return {name: _short(item, digits) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_short(item, digits) for item in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 def main(args: Args) -> None:
     """Run the studies that are not there yet."""
     args.out.mkdir(parents=True, exist_ok=True)
     if args.write:
-        return write_presets(args.out)
+        write_presets(args.out)
+        return collect(args.out, ROOT / "docs" / "results" / "tuning.json")
     setup_jax(args.cores)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for env in args.envs:

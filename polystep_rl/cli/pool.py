@@ -45,7 +45,7 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "polystep_rl.cli.worker", str(self.core)],
+            [sys.executable, "-P", "-m", "polystep_rl.cli.worker", str(self.core)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
