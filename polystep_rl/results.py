@@ -14,6 +14,7 @@ import numpy as np
 
 from polystep_rl import stats
 from polystep_rl.loggers import read_metrics
+from polystep_rl.palette import algo_order, precision_order
 from polystep_rl.rundir import RunDir, finite, plain
 
 FORMAT = "polystep_rl.results"
@@ -206,10 +207,12 @@ def markdown(runs: Sequence[Run], algo: str = "polystep") -> str:
 def pivot(runs: Sequence[Run]) -> str:
     """A compact table: a line per environment and precision, a column per algorithm, each IQM with its interval."""
     rows = summarise(runs)
-    algos = list(dict.fromkeys(row["algo"] for row in rows))
+    algos = algo_order(row["algo"] for row in rows)
     cells = {(row["env"], row["policy"], row["algo"]): row for row in rows}
     lines = ["| | " + " | ".join(algos) + " |", "|---" * (len(algos) + 1) + "|"]
-    for env, policy in dict.fromkeys((row["env"], row["policy"]) for row in rows):
+    tasks = {(row["env"], row["policy"]) for row in rows}
+    envs, policies = sorted({env for env, _ in tasks}), precision_order(policy for _, policy in tasks)
+    for env, policy in ((env, policy) for env in envs for policy in policies if (env, policy) in tasks):
         found = [cells.get((env, policy, algo)) for algo in algos]
         best = max((row["iqm"] for row in found if row and row["iqm"] is not None), default=None)
         lines.append(f"| {env} {policy} | " + " | ".join(_cell(row, best) for row in found) + " |")
