@@ -105,11 +105,14 @@ def load_document(path: Path) -> dict[str, Any]:
 
 
 def groups(runs: Iterable[Run]) -> dict[tuple[str, str, str], list[Run]]:
-    """Runs by (environment, precision, algorithm), in the order in which they come."""
+    """Runs by (environment, precision, algorithm), in one order whatever theirs: by name, from wide to narrow, and as
+    in the figures."""
     found: dict[tuple[str, str, str], list[Run]] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run["seed"]):
         found.setdefault((run["env"], run["policy"], run["algo"]), []).append(run)
-    return found
+    policies, algos = precision_order(key[1] for key in found), algo_order(key[2] for key in found)
+    order = sorted(found, key=lambda key: (key[0], policies.index(key[1]), algos.index(key[2])))
+    return {key: found[key] for key in order}
 
 
 def summarise(runs: Sequence[Run]) -> list[Row]:
@@ -210,9 +213,7 @@ def pivot(runs: Sequence[Run]) -> str:
     algos = algo_order(row["algo"] for row in rows)
     cells = {(row["env"], row["policy"], row["algo"]): row for row in rows}
     lines = ["| | " + " | ".join(algos) + " |", "|---" * (len(algos) + 1) + "|"]
-    tasks = {(row["env"], row["policy"]) for row in rows}
-    envs, policies = sorted({env for env, _ in tasks}), precision_order(policy for _, policy in tasks)
-    for env, policy in ((env, policy) for env in envs for policy in policies if (env, policy) in tasks):
+    for env, policy in dict.fromkeys((row["env"], row["policy"]) for row in rows):
         found = [cells.get((env, policy, algo)) for algo in algos]
         best = max((row["iqm"] for row in found if row and row["iqm"] is not None), default=None)
         lines.append(f"| {env} {policy} | " + " | ".join(_cell(row, best) for row in found) + " |")

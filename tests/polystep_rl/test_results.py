@@ -58,6 +58,13 @@ def test_the_markdown_table_is_sorted_and_complete() -> None:
     assert "5.5 (" in lines[2] and "0.92 (" in lines[3]
 
 
+def test_the_order_of_runs_does_not_matter() -> None:
+    other = [a_run("dqn", 0, -1.0, env="F"), a_run("polystep", 0, -1.0, env="F", policy="float32")]
+    runs = [*other, *RUNS]
+    for make in (results.markdown, results.pivot, results.csv_table, results.shortfalls):
+        assert make(runs) == make(runs[::-1])
+
+
 def test_the_compact_table_marks_the_best() -> None:
     other = [a_run("polystep", 0, -1.0, env="F"), a_run("dqn", 0, -1.0, env="F")]
     head, _, first, second = results.pivot([*RUNS, *other]).splitlines()
