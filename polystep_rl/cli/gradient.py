@@ -15,8 +15,8 @@ from rich.console import Console
 from polystep_rl.baselines.ptq import Static
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.assemble import BEST_POLICY, POLICY, evaluate_on_test, make_env, make_scaled_policy, summarise
-from polystep_rl.cli.runner import interruptible, with_threshold
-from polystep_rl.config import TrainConfig, check_ranges, to_plain
+from polystep_rl.cli.runner import interruptible, new_run, with_threshold
+from polystep_rl.config import TrainConfig, check_ranges
 from polystep_rl.evaluate import device_evaluator, evaluate_params
 from polystep_rl.policies import precision, save_policy
 from polystep_rl.rundir import RunDir
@@ -102,16 +102,7 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
         policy = make_scaled_policy(env, config)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    run = RunDir.create(
-        env=config.env,
-        algo=config.algo,
-        policy=config.policy,
-        seed=config.seed,
-        config=to_plain(config),
-        root=output.runs,
-        run_dir=output.run_dir,
-    )
-    run.start(track=output.track)
+    run = new_run(config, output)
     observer = GradientObserver(run, env, policy, config, stream, output.quiet)
     guard = interruptible(observer) if install_handler else contextlib.nullcontext()
     algo, _, gradients = config.algo.partition("-")

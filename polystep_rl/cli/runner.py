@@ -149,20 +149,25 @@ def _settings(config: TrainConfig, parts: Parts) -> loop.Settings:
     )
 
 
+def new_run(config: TrainConfig, output: Any) -> RunDir:
+    """A new run folder, open for writing."""
+    run = RunDir.create(
+        env=config.env,
+        algo=config.algo,
+        policy=config.policy,
+        seed=config.seed,
+        config=to_plain(config),
+        root=output.runs,
+        run_dir=output.run_dir,
+    )
+    run.start(track=output.track)
+    return run
+
+
 def _open(config: TrainConfig, output: Any, progress: loop.Progress) -> tuple[RunDir, loop.Progress, float]:
     """A new run folder, or the one that is resumed with its progress."""
     if output.resume is None:
-        run = RunDir.create(
-            env=config.env,
-            algo=config.algo,
-            policy=config.policy,
-            seed=config.seed,
-            config=to_plain(config),
-            root=output.runs,
-            run_dir=output.run_dir,
-        )
-        run.start(track=output.track)
-        return run, progress, 0.0
+        return new_run(config, output), progress, 0.0
     run = RunDir.open(output.resume, finished_ok=True)
     wall = 0.0
     if run.latest_checkpoint() is not None:
