@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,3 @@ def _numbers(pairs: tuple[str, ...], name: str, known: tuple[str, ...]) -> dict[
             raise ConfigError(f"{name}: {pair!r}, expected one of {', '.join(known)}, '=' and a number from 1 on")
         found[key] = int(number)
     return found
-
-
-def plain_grid(grid: Grid) -> Mapping[str, Any]:
-    """A grid as YAML and JSON can hold it."""
-    plain = dataclasses.asdict(grid)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}

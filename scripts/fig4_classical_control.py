@@ -22,7 +22,8 @@ import tyro
 import yaml
 
 from polystep_rl.cli import main
-from polystep_rl.grid import Grid, plain_grid
+from polystep_rl.config import to_plain
+from polystep_rl.grid import Grid
 
 POPULATION = ("polystep", "open_es", "cma_es", "eggroll")
 GRADIENT = ("ppo", "ppo-ste", "ppo-ptq", "dqn")
@@ -74,7 +75,7 @@ def compare(name: str, grid: Grid, args: Args) -> int:
     out = args.out / (f"{name}-quick" if args.quick else name)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(plain_grid(grid)))
+        file.write_text(yaml.safe_dump(to_plain(grid)))
         jobs = [] if args.jobs is None else ["--jobs", str(args.jobs)]
         code = main(["compare", str(file), "--out", str(out), *jobs])
     if args.publish is not None:

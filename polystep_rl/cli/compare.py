@@ -26,7 +26,7 @@ from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
 from polystep_rl.cli.pool import Event, Job, run_jobs
 from polystep_rl.config import ConfigError, to_plain
-from polystep_rl.grid import Cell, Grid, cells, load_grid, plain_grid
+from polystep_rl.grid import Cell, Grid, cells, load_grid
 from polystep_rl.rundir import RunDir, RunDirError, finite
 from polystep_rl.sysinfo import system_info
 
@@ -148,7 +148,7 @@ class Progress:
 def write_results(out: Path, grid: Grid, wanted: Sequence[Cell], failed: list[dict], figures: bool) -> dict[str, Any]:
     """results.json, table.md, table.csv, report.html and figures/ from the finished cells of a comparison."""
     runs = [results.record(out / "runs" / cell.name) for cell in wanted if (out / "runs" / cell.name / "DONE").exists()]
-    document = results.document(runs, failed, grid=plain_grid(grid), system=system_info())
+    document = results.document(runs, failed, grid=to_plain(grid), system=system_info())
     write_atomic(out / "results.json", results.dump(document).encode())
     write_atomic(out / "table.md", results.markdown(runs).encode())
     write_atomic(out / "table.csv", results.csv_table(runs).encode())
@@ -182,11 +182,11 @@ def run(argv: list[str]) -> int:
     except ConfigError as error:
         raise UsageError(str(error)) from None
     if options.show_grid:
-        print(yaml.safe_dump(plain_grid(grid), sort_keys=False) + f"# {len(wanted)} runs")
+        print(yaml.safe_dump(to_plain(grid), sort_keys=False) + f"# {len(wanted)} runs")
         return 0
     out = options.out or Path("compare") / name
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    write_atomic(out / GRID, yaml.safe_dump(plain_grid(grid), sort_keys=False).encode())
+    write_atomic(out / GRID, yaml.safe_dump(to_plain(grid), sort_keys=False).encode())
     todo = [cell for cell in wanted if not finished(out / "runs" / cell.name, cell)]
     stream = sys.stderr if options.json else sys.stdout
     progress = Progress(todo, len(wanted) - len(todo), Console(file=stream))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from polystep_rl.config import ConfigError, check_ranges, from_plain
-from polystep_rl.grid import Grid, cells, load_grid, plain_grid
+from polystep_rl.config import ConfigError, check_ranges, from_plain, to_plain
+from polystep_rl.grid import Grid, cells, load_grid
 from polystep_rl.settings import EvolutionConfig, PPOConfig
 
 GRID = Grid(
@@ -45,13 +45,13 @@ def test_settings_and_schedules() -> None:
     first, second = (cell.config.search for cell in cells(grid))
     assert isinstance(first, EvolutionConfig) and (first.population, first.schedule_generations) == (8, 50)
     assert isinstance(second, PPOConfig)
-    stretched = cells(Grid(**{**plain_grid(grid), "schedules": 10.0}))[0].config.search
+    stretched = cells(Grid(**{**to_plain(grid), "schedules": 10.0}))[0].config.search
     assert isinstance(stretched, EvolutionConfig) and stretched.schedule_generations == 500
 
 
 def test_a_file_reads_back(tmp_path: Path) -> None:
     file = tmp_path / "grid.yaml"
-    file.write_text(yaml.safe_dump(plain_grid(GRID)))
+    file.write_text(yaml.safe_dump(to_plain(GRID)))
     assert load_grid(file) == GRID
     file.write_text("")
     assert load_grid(file) == Grid()
