@@ -1,8 +1,8 @@
-"""PPO and DQN of stable-baselines3, whose deployed policy is exactly one of our policies.
+"""PPO, DQN, SAC and TD3 of stable-baselines3, whose deployed policy is exactly one of our policies.
 
-The actor (PPO) or the Q-network (DQN) is a `QuantisedNetwork`; the critic of PPO is an ordinary float network, since it
-is not deployed. Training uses Gymnasium's own environment, so that no dynamics of ours can favour anyone. Importing
-this module needs torch and stable-baselines3 (the extra ``baselines``); importing the package does not.
+The actor (PPO, SAC, TD3) or the Q-network (DQN) is a `QuantisedNetwork`; critics are ordinary float networks, since
+they are not deployed. Training uses Gymnasium's own environment, so that no dynamics of ours can favour anyone.
+Importing this module needs torch and stable-baselines3 (the extra ``baselines``); importing the package does not.
 """
 
 from __future__ import annotations
@@ -10,33 +10,47 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import DummyVecEnv
-from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
-from torch import Tensor, nn
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from polystep_rl.baselines.ptq import Static, quantise
 from polystep_rl.baselines.quantised_torch import QuantisedNetwork
+from polystep_rl.baselines.sb3_policies import (
+    QuantisedActorCriticPolicy,
+    QuantisedDQNPolicy,
+    QuantisedSACPolicy,
+    QuantisedTD3Policy,
+)
+from polystep_rl.baselines.static import Static
 from polystep_rl.types import Params, PolicySpec
 
-ALGORITHMS: dict[str, Any] = {"ppo": PPO, "dqn": DQN}
+ALGORITHMS: dict[str, Any] = {"ppo": PPO, "dqn": DQN, "sac": SAC, "td3": TD3}
+HEADS = {"ppo": ("discrete", "box"), "dqn": ("discrete",), "sac": ("box",), "td3": ("box",)}
 GRADIENTS = ("none", "ste", "ptq")
 CALIBRATION = 4096  # most recent training observations that post-training quantisation sees
 RETURNS_WINDOW = 100  # episodes in rollout/ep_rew_mean, as in stable-baselines3
-CRITIC_CLIP = 10.0  # the critic's normalised observations are cut here, as in stable-baselines3's VecNormalize
-OURS = ("n_envs", "linear_decay", "critic")  # settings that are not constructor arguments
-TAKEN = ("self", "policy", "env", "policy_kwargs", "seed", "device", "verbose", "_init_setup_model")
+OURS = {  # settings that are not constructor arguments
+    "ppo": ("n_envs", "linear_decay", "critic", "log_std_init", "normalize_reward"),
+    "dqn": ("n_envs", "linear_decay"),
+    "sac": ("n_envs", "linear_decay", "critic"),
+    "td3": ("n_envs", "linear_decay", "critic"),
+}
+TAKEN = (
+    *("self", "policy", "env", "policy_kwargs", "seed", "device", "verbose", "_init_setup_model"),
+    *("use_sde", "sde_sample_freq", "use_sde_at_warmup"),  # exploration that our networks do not have
+)
 
+MakeEnv = Callable[[], gymnasium.Env]
 # (env steps, deployed latents, metrics) -> stop?
 OnEvaluation = Callable[[int, Params, dict[str, float]], bool]
 
@@ -53,150 +67,113 @@ class SB3Result(NamedTuple):
     interrupted: bool  # the callback asked to stop
 
 
-class _ActorCritic(nn.Module):
-    """What `ActorCriticPolicy` calls mlp_extractor: our network beside a tanh network up to its last hidden layer."""
-
-    def __init__(self, actor: QuantisedNetwork, critic: Sequence[int]) -> None:
-        super().__init__()
-        self.actor = actor
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in zip((actor.spec.obs_size, *critic[:-1]), critic, strict=True):
-            linear = nn.Linear(fan_in, fan_out)
-            nn.init.orthogonal_(linear.weight, gain=np.sqrt(2.0))
-            nn.init.zeros_(linear.bias)
-            layers += [linear, nn.Tanh()]
-        self.critic = nn.Sequential(*layers)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        return self.forward_actor(features), self.forward_critic(features)
-
-    def forward_actor(self, features: Tensor) -> Tensor:
-        return self.actor(features)
-
-    def forward_critic(self, features: Tensor) -> Tensor:
-        return self.critic(self.actor.normalised(features).clamp(-CRITIC_CLIP, CRITIC_CLIP))
-
-
-class QuantisedActorCriticPolicy(ActorCriticPolicy):
-    """PPO's policy: our network gives logits, or the mean of a normal action; deterministic actions are ours."""
-
-    def __init__(
-        self, *args: Any, network: Callable[[], QuantisedNetwork], critic: Sequence[int] = (64, 64), **kwargs: Any
-    ) -> None:
-        self._network, self._critic = network, tuple(critic)
-        super().__init__(*args, **kwargs)
-
-    def _build(self, lr_schedule: Callable[[float], float]) -> None:
-        network = self._network()
-        self.mlp_extractor = _ActorCritic(network, self._critic)
-        self.action_net = nn.Identity()  # the network has its own head
-        self.value_net = nn.Linear(self._critic[-1], 1)
-        nn.init.orthogonal_(self.value_net.weight)
-        nn.init.zeros_(self.value_net.bias)
-        if isinstance(self.action_space, spaces.Box):
-            self.log_std = nn.Parameter(torch.full(self.action_space.shape, float(self.log_std_init)))
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
-
-    @property
-    def network(self) -> QuantisedNetwork:
-        return self.mlp_extractor.actor
-
-    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        if not deterministic:
-            return super()._predict(observation, deterministic=False)
-        return self.network.act(self.extract_features(observation))
-
-
-class _QuantisedQNetwork(QNetwork):
-    """DQN's network with ours in place of the multilayer perceptron; greedy actions are ours."""
-
-    def __init__(self, *args: Any, network: Callable[[], QuantisedNetwork], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.q_net = network()
-
-    def _predict(self, observation: Any, deterministic: bool = True) -> Tensor:
-        return self.q_net.act(self.extract_features(observation, self.features_extractor))
-
-
-class QuantisedDQNPolicy(DQNPolicy):
-    """DQN's policy: Q-network and target network are ours."""
-
-    def __init__(self, *args: Any, network: Callable[[], QuantisedNetwork], **kwargs: Any) -> None:
-        self._network = network
-        super().__init__(*args, **kwargs)
-
-    def make_q_net(self) -> QNetwork:
-        arguments = self._update_features_extractor(self.net_args, features_extractor=None)
-        return _QuantisedQNetwork(network=self._network, **arguments).to(self.device)
-
-    @property
-    def network(self) -> QuantisedNetwork:
-        return self.q_net.q_net
+POLICIES: dict[str, Any] = {
+    "ppo": QuantisedActorCriticPolicy,
+    "dqn": QuantisedDQNPolicy,
+    "sac": QuantisedSACPolicy,
+    "td3": QuantisedTD3Policy,
+}
 
 
 def make_model(
-    algo: str, env_id: str, spec: PolicySpec, static: Static, gradients: str, settings: Mapping[str, Any], seed: int
+    algo: str,
+    env_id: str,
+    spec: PolicySpec,
+    static: Static,
+    gradients: str,
+    settings: Mapping[str, Any],
+    seed: int,
+    make_env: MakeEnv | None = None,
 ) -> Any:
     """The stable-baselines3 model that `train_sb3` trains; the arguments are its own.
 
     Raises:
-        ValueError: an unknown algorithm, gradient mode or setting, DQN with a Box action, or an environment whose
-            spaces the policy does not fit.
+        ValueError: an unknown algorithm, gradient mode or setting, an algorithm that cannot have the policy's actions,
+            or an environment whose spaces the policy does not fit.
     """
     if algo not in ALGORITHMS:
         raise ValueError(f"unknown algorithm {algo!r}: expected one of {', '.join(ALGORITHMS)}")
     if gradients not in GRADIENTS:
         raise ValueError(f"unknown gradients {gradients!r}: expected one of {', '.join(GRADIENTS)}")
-    if algo == "dqn" and spec.head != "discrete":
-        raise ValueError("DQN needs a Discrete action space: use PPO for a Box")
+    _check_head(algo, spec.head)
     if gradients == "ptq":
+        if static.quantise is None:
+            raise ValueError("gradients 'ptq' needs a quantiser in the static numbers")
         spec, static = spec._replace(precision="float32"), Static()
-    arguments = _arguments(algo, settings)
-    n_envs, decay = int(arguments.pop("n_envs", 1)), bool(arguments.pop("linear_decay", False))
-    extra = {"critic": tuple(arguments.pop("critic", (64, 64)))} if algo == "ppo" else {}
-    for name in ("learning_rate", "clip_range") if decay else ():
-        if name in arguments:
-            arguments[name] = _linear(float(arguments[name]))
+    arguments = _arguments(algo, settings, spec.action_size)
+    extra: dict[str, Any] = {name: arguments.pop(name) for name in ("critic", "log_std_init") if name in arguments}
+    if "critic" in extra and algo != "ppo":
+        extra["net_arch"] = {"pi": [], "qf": list(extra.pop("critic"))}
+    n_envs, rewards = int(arguments.pop("n_envs", 1)), bool(arguments.pop("normalize_reward", False))
+    env = _environments(env_id, n_envs, spec, make_env or (lambda: gymnasium.make(env_id)))
+    if rewards:
+        gamma = float(arguments.get("gamma", 0.99))
+        env = VecNormalize(env, norm_obs=False, norm_reward=True, gamma=gamma)
     mode = "none" if gradients == "ptq" else gradients
-    model = ALGORITHMS[algo](
-        QuantisedActorCriticPolicy if algo == "ppo" else QuantisedDQNPolicy,
-        _environments(env_id, n_envs, spec),
-        policy_kwargs={"network": lambda: QuantisedNetwork(spec, static, mode, values=algo == "dqn"), **extra},
-        seed=seed,
-        device="cpu",
-        **arguments,
-    )
-    network = model.policy.network
+
+    def network() -> QuantisedNetwork:
+        return QuantisedNetwork(spec, static, mode, values=algo == "dqn", default_init=algo != "ppo")
+
+    kwargs = {"network": network, **extra}
+    model = ALGORITHMS[algo](POLICIES[algo], env, policy_kwargs=kwargs, seed=seed, device="cpu", **arguments)
     if mode == "ste":
-        model.policy.optimizer.register_step_post_hook(lambda *_: network.project())
+        optimizer = (model.actor if hasattr(model, "actor") else model.policy).optimizer
+        optimizer.register_step_post_hook(lambda *_: model.policy.network.project())
     return model
 
 
-def _arguments(algo: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    known = [name for name in (*inspect.signature(ALGORITHMS[algo].__init__).parameters, *OURS) if name not in TAKEN]
+def _check_head(algo: str, head: str) -> None:
+    if head in HEADS[algo]:
+        return
+    if algo == "dqn" and head == "box":
+        raise ValueError("DQN needs a Discrete action space: use PPO, SAC or TD3 for a Box")
+    if HEADS[algo] == ("box",):
+        raise ValueError(f"{algo.upper()} needs a Box action space: use PPO or DQN for a Discrete one")
+    raise ValueError(f"{algo.upper()} cannot train {head} actions here: expected {' or '.join(HEADS[algo])}")
+
+
+def _arguments(algo: str, settings: Mapping[str, Any], actions: int) -> dict[str, Any]:
+    """Arguments of the constructor, and settings of ours, from settings. ValueError for a name that is neither."""
+    names = (*inspect.signature(ALGORITHMS[algo].__init__).parameters, *OURS[algo])
+    known = [name for name in names if name not in TAKEN]
     for name in settings:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
             raise ValueError(f"unknown {algo} setting {name!r}: did you mean {close!r}?")
-    return dict(settings)
+    arguments = dict(settings)
+    for name in ("learning_rate", "clip_range") if arguments.pop("linear_decay", False) else ():
+        if name in arguments:
+            arguments[name] = _linear(float(arguments[name]))
+    if isinstance(arguments.get("action_noise"), (int, float)):
+        deviation = np.full(actions, float(arguments["action_noise"]))
+        arguments["action_noise"] = NormalActionNoise(np.zeros(actions), deviation)
+    if algo == "sac" and arguments.get("ent_coef", "auto") is None:
+        arguments["ent_coef"] = "auto"
+    return arguments
 
 
 def _linear(start: float) -> Callable[[float], float]:
     return lambda progress_remaining: progress_remaining * start
 
 
-def _environments(env_id: str, n_envs: int, spec: PolicySpec) -> DummyVecEnv:
+def _environments(env_id: str, n_envs: int, spec: PolicySpec, make_env: MakeEnv) -> VecEnv:
     """Gymnasium's environments, checked against the policy: SB3 would fail late, or train something else."""
     if n_envs < 1:
         raise ValueError(f"n_envs {n_envs}: expected at least 1")
-    envs = DummyVecEnv([lambda: Monitor(gymnasium.make(env_id))] * n_envs)
+    envs = DummyVecEnv([lambda: Monitor(make_env())] * n_envs)
     obs, action = envs.observation_space, envs.action_space
+    if not (isinstance(action, spaces.Discrete) or (isinstance(action, spaces.Box) and len(action.shape) == 1)):
+        raise ValueError(f"{env_id} has the action space {action}; expected a Discrete or a flat Box")
     size, head = (int(action.n), "discrete") if isinstance(action, spaces.Discrete) else (action.shape[0], "box")
     if obs.shape != (spec.obs_size,) or (size, head) != (spec.action_size, spec.head):
         raise ValueError(
             f"{env_id} has observations {obs.shape} and {size} {head} actions; the policy expects "
             f"({spec.obs_size},) and {spec.action_size} {spec.head}"
         )
+    if isinstance(action, spaces.Box):
+        for name, theirs, ours in (("low", action.low, spec.action_low), ("high", action.high, spec.action_high)):
+            if not np.array_equal(theirs, np.asarray(ours, theirs.dtype)):
+                raise ValueError(f"{env_id} has actions with {name} {theirs.tolist()}; the policy's is {list(ours)}")
     return envs
 
 
@@ -204,7 +181,11 @@ class _Watch(BaseCallback):
     """Counts, reports at every multiple of eval_freq, and stops exactly at the budget."""
 
     def __init__(
-        self, last: int, rollout: int, eval_freq: int, report: Callable[[int, dict[str, float]], bool]
+        self,
+        last: int,
+        rollout: int,
+        eval_freq: int,
+        report: Callable[[int, dict[str, float]], bool],
     ) -> None:
         super().__init__()
         self.last, self.rollout, self.eval_freq, self.report = last, rollout, eval_freq, report
@@ -216,7 +197,8 @@ class _Watch(BaseCallback):
 
     def _init_callback(self) -> None:
         self.seen = deque(maxlen=max(1, CALIBRATION // self.training_env.num_envs))
-        self.model.policy.optimizer.register_step_post_hook(self._count)
+        critic = getattr(self.model, "critic", None)  # SAC and TD3: its updates are the gradient steps of SB3
+        (critic or self.model.policy).optimizer.register_step_post_hook(self._count)
 
     def _count(self, *_: Any) -> None:
         self.updates += 1
@@ -252,38 +234,47 @@ def train_sb3(
     seed: int,
     eval_freq: int,
     on_evaluation: OnEvaluation,
+    make_env: MakeEnv | None = None,
 ) -> SB3Result:
     """Train a policy by gradients.
 
     Args:
-        algo: ``ppo`` or ``dqn``.
-        env_id: a Gymnasium environment.
+        algo: ``ppo``, ``dqn`` (Discrete actions), ``sac`` or ``td3`` (Box actions).
+        env_id: a Gymnasium environment; with ``make_env``, a name for messages.
         spec: the policy to deploy.
         static: its static numbers (`Static`).
         gradients: ``none`` (as they come), ``ste`` (straight through), or ``ptq``: float32 in training, quantised
             whenever it is reported and at the end.
         settings: arguments of the SB3 constructor, and ``n_envs``, ``linear_decay`` (``learning_rate`` and
-            ``clip_range`` fall linearly to 0) and ``critic`` (hidden units of PPO's critic).
+            ``clip_range`` fall linearly to 0), ``critic`` (hidden units of a critic; not DQN); for PPO
+            ``log_std_init`` (Box) and ``normalize_reward`` (by the deviation of discounted returns, as VecNormalize
+            does). ``action_noise`` is a standard deviation in units of half the box; SAC's ``ent_coef`` of None is
+            SB3's ``auto``.
         total_timesteps: env steps, summed over the environments; never exceeded.
         seed: of weights, environments and exploration. SB3 seeds the global generators of NumPy and torch with it.
         eval_freq: env steps between reports.
         on_evaluation: called at the first count of env steps at or above every multiple of eval_freq and at the end,
             with env steps, the latents to deploy and metrics (``rollout/ep_rew_mean``: mean return of the last 100
             training episodes, NaN before the first; ``episodes``; ``updates``). It returns True to stop.
+        make_env: makes one new environment, with flat observations; default ``gymnasium.make(env_id)``.
 
     Raises:
         ValueError: see `make_model`; or a budget below one step of every environment.
     """
-    model = make_model(algo, env_id, spec, static, gradients, settings, seed)
+    model = make_model(algo, env_id, spec, static, gradients, settings, seed, make_env)
     n_envs = model.n_envs
     if total_timesteps < n_envs or eval_freq < 1:
         raise ValueError(f"total_timesteps {total_timesteps} and eval_freq {eval_freq}: too few for {n_envs} envs")
     last = total_timesteps // n_envs * n_envs
-    rollout = n_envs * int(model.n_steps if algo == "ppo" else settings.get("train_freq", 4))
+    if algo != "ppo" and model.train_freq.unit != TrainFrequencyUnit.STEP:
+        raise ValueError("train_freq counts env steps here: episodes would not keep the budget")
+    rollout = n_envs * int(model.n_steps if algo == "ppo" else model.train_freq.frequency)
 
     def deployed() -> Params:
         latents = model.policy.network.latents()
-        return quantise(latents, spec, static, np.concatenate(tuple(watch.seen))) if gradients == "ptq" else latents
+        if gradients != "ptq" or static.quantise is None:
+            return latents
+        return static.quantise(latents, np.concatenate(tuple(watch.seen)))
 
     watch = _Watch(last, rollout, eval_freq, lambda steps, metrics: bool(on_evaluation(steps, deployed(), metrics)))
     threads = torch.get_num_threads()

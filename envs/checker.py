@@ -10,20 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from polystep_rl.types import Array, Env, EnvSpec, Key, PyTree, Step
+from polystep_rl.types import Array, Env, EnvSpec, HostEnv, Key, PyTree, Step
 
 STEPS = 16  # of random actions that are tried
 LANES = 3  # environments in the vmapped trial
 TOLERANCE = 1e-4  # relative and absolute, between eager, jitted and vmapped results: compilers reorder arithmetic
 
 
-def check_env(env: Env, key: Key | None = None) -> None:
+def check_env(env: Env | HostEnv, key: Key | None = None) -> None:
     """Try an environment with random actions; raise ValueError, one line, for the first broken rule.
 
     Checked: the spec; shapes and dtypes of observation, reward, ``terminated`` and ``truncated``; observations within
     the space; finite values; a state whose structure never changes (so that it can be scanned); the same key and the
     same action give the same result; jitted and vmapped over trailing axes give what the plain call gives.
     """
+    if isinstance(env, HostEnv):
+        check_host_env(env)
+        return
     if not isinstance(env, Env):
         raise ValueError(f"an environment needs spec, reset and step (types.Env), got {type(env).__name__}")
     _check_spec(env.spec)
@@ -43,13 +46,38 @@ def check_env(env: Env, key: Key | None = None) -> None:
     _check_scan(env, reset_key, actions)
 
 
+def check_host_env(env: HostEnv) -> None:
+    """The same for an environment on the host: finite observations of the right size, finite rewards, and, where it
+    takes seeds, the same episode for the same seed and actions on every lane."""
+    _check_spec(env.spec)
+    space, lanes = env.spec.action_space, env.lanes(2, 1, 0)
+    space.seed(0)
+    both, seeds = np.arange(2), np.full(2, 7)
+    try:
+        for _ in range(1 + STEPS):
+            lanes.send(0, both, np.stack([space.sample()] * 2), seeds)
+            ticks = lanes.recv(0)
+            seeds = np.full(2, -1)
+            if ticks.obs.shape != (2, *env.spec.observation_space.shape) or not np.isfinite(ticks.obs).all():
+                raise ValueError(f"{env.spec.id}: an observation must be {env.spec.observation_space.shape} and finite")
+            if not np.isfinite(ticks.reward).all():
+                raise ValueError(f"{env.spec.id}: the reward must be finite, got {ticks.reward[0]}")
+            for name, value in ticks._asdict().items():
+                if env.crn and not np.array_equal(value[0], value[1]):
+                    raise ValueError(f"{env.spec.id}: {name} differs after the same seed and actions: {_brief(value)}")
+            if (ticks.terminated | ticks.truncated).any():
+                break
+    finally:
+        lanes.close()
+
+
 def _check_spec(spec: EnvSpec) -> None:
     if not isinstance(spec, EnvSpec):
         raise ValueError(f"spec must be a types.EnvSpec, got {type(spec).__name__}")
     if not isinstance(spec.observation_space, spaces.Box):
         raise ValueError(f"spec.observation_space must be a Box, got {spec.observation_space!r}")
-    if not isinstance(spec.action_space, spaces.Discrete | spaces.Box):
-        raise ValueError(f"spec.action_space must be Discrete or Box, got {spec.action_space!r}")
+    if not isinstance(spec.action_space, spaces.Discrete | spaces.Box | spaces.MultiDiscrete):
+        raise ValueError(f"spec.action_space must be Discrete, Box or MultiDiscrete, got {spec.action_space!r}")
     if isinstance(spec.action_space, spaces.Discrete) and spec.action_space.start != 0:
         raise ValueError(f"a Discrete action space must start at 0, got {spec.action_space!r}")
     if isinstance(spec.action_space, spaces.Box) and not spec.action_space.is_bounded():
@@ -145,6 +173,7 @@ def _sample_actions(spec: EnvSpec, key: Key, count: int) -> Array:
     space = spec.action_space
     if isinstance(space, spaces.Discrete):
         return jax.random.randint(key, (count,), 0, int(space.n))
+    assert isinstance(space, spaces.Box)
     low, high = jnp.asarray(space.low), jnp.asarray(space.high)
     return (low + (high - low) * jax.random.uniform(key, (count, *space.shape))).astype(jnp.float32)
 

@@ -1,16 +1,21 @@
-"""Environments by name: ``make("CartPole-v1")``, ``register("My-v0", MyEnv)``, ``make("my_package.my_env:MyEnv")``."""
+"""Environments by name: ``make("CartPole-v1")``, ``register("My-v0", MyEnv)``, ``make("my_package.my_env:MyEnv")``.
+
+``make`` knows the environments that are written in JAX; ``make_any`` also finds those of EnvPool and Gymnasium.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from polystep_rl.types import Env
+from polystep_rl.types import Env, HostEnv
 
 Factory = Callable[..., Env]
+SIMULATORS = ("auto", "jax", "envpool", "gymnasium")
 
 # id -> a factory, or the import path of one ("module:attribute"), imported when it is first needed
 _FACTORIES: dict[str, Factory | str] = {
@@ -73,6 +78,80 @@ def make(env_id: str, **kwargs: Any) -> Env:
     if not isinstance(env, Env):
         raise ValueError(f"{env_id!r} gave a {type(env).__name__}, which lacks spec, reset or step (types.Env)")
     return env
+
+
+def make_any(
+    env_id: str,
+    simulator: str = "auto",
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[str] = (),
+    max_episode_steps: int | None = None,
+    workers: str = "auto",
+) -> Env | HostEnv:
+    """An environment for whatever simulates it: JAX, EnvPool or Gymnasium.
+
+    Args:
+        env_id: an id, or the import path "module:ClassName" of an ``Env`` or of a ``gymnasium.Env``.
+        simulator: ``jax``, ``envpool`` or ``gymnasium``; ``auto`` takes the first of them that has the id and, where
+            wrappers are given, can have them (only Gymnasium can).
+        env_kwargs: keyword arguments of the environment.
+        wrappers: names in ``gymnasium.wrappers``, or import paths; innermost first.
+        max_episode_steps: steps after which an episode is cut; the environment's own by default.
+        workers: processes that step Gymnasium's environments: ``auto`` (one per core), or a number; 0 is this one.
+
+    Raises:
+        ValueError: one line that says what to do.
+    """
+    if simulator not in SIMULATORS:
+        raise ValueError(f"simulator {simulator!r}: expected one of {', '.join(SIMULATORS)}")
+    chosen = _choose(env_id, bool(wrappers)) if simulator == "auto" else simulator
+    if chosen != "gymnasium" and wrappers:
+        raise ValueError(f"--wrapper needs --simulator gymnasium: {chosen} has no wrappers")
+    if chosen == "jax":
+        env = make(env_id, **(env_kwargs or {}))
+        return env if max_episode_steps is None else _Shortened(env, max_episode_steps)
+    if chosen == "envpool":
+        from polystep_rl.envs.envpool_env import EnvPoolEnv
+
+        return EnvPoolEnv(env_id, env_kwargs, max_episode_steps)
+    from polystep_rl.envs.gymnasium_env import GymnasiumEnv
+
+    return GymnasiumEnv(env_id, env_kwargs, wrappers, max_episode_steps, _worker_count(workers))
+
+
+def _worker_count(workers: str) -> int:
+    """``auto`` is one process per core, and none where there is only one."""
+    cores = len(os.sched_getaffinity(0))
+    if workers == "auto":
+        return cores if cores > 1 else 0
+    if not workers.isdecimal():
+        raise ValueError(f"--workers {workers}: expected auto, 0 (this process) or a number of processes")
+    return int(workers)
+
+
+class _Shortened:
+    """A JAX environment with another horizon."""
+
+    def __init__(self, env: Env, horizon: int) -> None:
+        if horizon < 1:
+            raise ValueError(f"--max-episode-steps {horizon}: expected at least 1")
+        self.spec = env.spec._replace(horizon=horizon)
+        self.reset, self.step = env.reset, env.step
+
+
+def _choose(env_id: str, wrapped: bool) -> str:
+    """The simulator that ``auto`` means."""
+    if ":" in env_id:
+        found = _load(env_id)
+        import gymnasium
+
+        own = isinstance(found, type) and issubclass(found, gymnasium.Env)
+        return "gymnasium" if own or wrapped else "jax"
+    if env_id in _FACTORIES and not wrapped:
+        return "jax"
+    from polystep_rl.envs.envpool_env import envpool_ids
+
+    return "envpool" if env_id in envpool_ids() and not wrapped else "gymnasium"
 
 
 def _unknown(env_id: str) -> str:

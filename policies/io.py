@@ -19,6 +19,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from polystep_rl.policies.mlp import frozen
 from polystep_rl.policies.precision import check_spec, layer_sizes
 from polystep_rl.types import Params, PolicySpec
 
@@ -44,13 +45,14 @@ def save_policy(path: str | os.PathLike[str], spec: PolicySpec, params: Params, 
 
     Args:
         path: a folder (the files are then named ``policy.*``) or a stem; .json or .safetensors at its end is dropped.
-        spec, params: what to save; the shapes must fit each other.
+        spec, params: what to save; the shapes must fit each other. Input scales that the parameters carry are frozen.
         meta: anything JSON can hold; numbers that are not finite become null.
 
     Returns:
         The stem. Raises ValueError where the parameters do not fit the specification.
     """
     stem = _stem(path)
+    spec, params = frozen(spec, params)
     tensors = {f"{i}.{leaf}": np.asarray(params[i][leaf], np.float32, "C") for i in params for leaf in params[i]}
     try:
         check_spec(spec)
@@ -190,12 +192,13 @@ def _parse(path: Path, text: Any) -> dict[str, Any]:
 
 
 def _spec(path: Path, fields: dict[str, Any]) -> PolicySpec:
-    if set(fields) != set(PolicySpec._fields):
+    optional = set(PolicySpec._field_defaults)  # younger than the format: older files do without
+    if not set(PolicySpec._fields) - optional <= set(fields) <= set(PolicySpec._fields):
         _fail(path, f"the spec must have the fields {', '.join(PolicySpec._fields)}")
     try:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         spec = PolicySpec(**values)
-        for name in ("hidden", "action_low", "action_high", "obs_offset", "obs_scale"):
+        for name in ("hidden", "action_low", "action_high", "obs_offset", "obs_scale", "groups"):
             if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in getattr(spec, name)):
                 raise ValueError(f"{name} must hold numbers")
         check_spec(spec)

@@ -7,6 +7,8 @@ the lanes (measured 3 to 8 times faster on a CPU than einsum, dot or a reduction
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,12 @@ def align(x: jax.Array, core: int, rank: int) -> jax.Array:
     """Insert axes of size 1 after the first ``core`` axes, so that ``rank`` batch axes follow them."""
     missing = rank - (x.ndim - core)
     return x if missing == 0 else x.reshape(x.shape[:core] + (1,) * missing + x.shape[core:])
+
+
+def align_all(*vectors: jax.Array) -> list[jax.Array]:
+    """Arrays (o, *b) with as many batch axes as the one that has most."""
+    rank = max(x.ndim for x in vectors) - 1
+    return [align(x, 1, rank) for x in vectors]
 
 
 def dense(w: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
@@ -55,26 +63,32 @@ def dense(w: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
     return y
 
 
-def requantise(acc: jax.Array, mult: int, shift: int) -> jax.Array:
-    """clip((acc * mult + half) >> shift, -127, 127) with half = 2**shift >> 1, on integers held in float32.
+def requantise(acc: jax.Array, mult: int, shift: int, low: int = -QMAX) -> jax.Array:
+    """clip((acc * mult + half) >> shift, low, 127) with half = 2**shift >> 1, on integers held in float32.
 
     ``acc * mult + half`` must stay below 2**24 in size (``precision.plan`` sees to it); then all of it is exact.
     """
     scaled = (acc * float(mult) + float(2**shift >> 1)) * 2.0**-shift
-    return jnp.clip(jnp.floor(scaled), -QMAX, QMAX)
+    return jnp.clip(jnp.floor(scaled), low, QMAX)
 
 
-def quantise_input(obs: jax.Array, multiplier: np.ndarray, zero_point: np.ndarray) -> jax.Array:
+def quantise_input(obs: jax.Array, multiplier: np.ndarray | jax.Array, zero_point: np.ndarray | jax.Array) -> jax.Array:
     """Observations (o, *b) to integers in [-127, 127], held in float32: one multiplication per feature.
+
+    The multiplier and the zero point are (o, *b) too; the batch axes broadcast.
 
     rint(obs * multiplier) is cut to 127 on either side of the zero point before that is subtracted, so that every
     number is exact for infinite and huge observations too. NaN gives 0, the centre of the range.
     """
-    rank = obs.ndim - 1
-    m = align(jnp.asarray(multiplier, jnp.float32), 1, rank)
-    z = align(jnp.asarray(zero_point, jnp.float32), 1, rank)
+    obs, m, z = align_all(obs, jnp.asarray(multiplier, jnp.float32), jnp.asarray(zero_point, jnp.float32))
     q = jnp.clip(jnp.rint(obs * m), z - QMAX, z + QMAX) - z
     return jnp.where(jnp.isnan(obs), 0.0, q)
+
+
+def argmax_groups(y: jax.Array, groups: Sequence[int]) -> jax.Array:
+    """`argmax_first` of every group of consecutive entries, counted within the group: (a, *b) -> (groups, *b) int32."""
+    ends = np.cumsum(groups)
+    return jnp.stack([argmax_first(y[end - size : end]) for size, end in zip(groups, ends, strict=True)])
 
 
 def argmax_first(y: jax.Array) -> jax.Array:

@@ -3,7 +3,8 @@
 Parameters are float32 latents ``{"0": {"w": (m, k), "b": (m,)}, "1": ...}``, matrices (out, in), drawn as N(0, 1) for
 weights and N(0, 0.1) for biases in every precision; ``precision.py`` says what each of them becomes. ``deploy`` has
 the same tree: scaled floats, or integers held in float32. Constants (input scales, requantisation, the action box)
-are closed over and never enter the batch.
+are closed over and never enter the batch; but where input scales still change, as statistics of the observations do
+during a search, they travel with the parameters under ``"input"``, and `frozen` makes constants of them.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import numpy as np
 from gymnasium import spaces
 
 from polystep_rl.policies import layers, precision
-from polystep_rl.policies.precision import QMAX, WEIGHT_UNIT, sign_pm1
+from polystep_rl.policies.precision import INPUT_UNIT, QMAX, WEIGHT_UNIT, sign_pm1
 from polystep_rl.types import Array, EnvSpec, Key, Params, Policy, PolicySpec
 
 Functions = tuple[Callable[[Params], Params], Callable[[Params, Array], Array]]  # deploy, act_deployed
 
 BIAS_INIT = 0.1  # standard deviation of a bias latent at the start
+INPUT = "input"  # beside the layers: {"offset": (o,), "scale": (o,)}, which then count instead of the specification's
 INPUT_LIMIT = 1e6  # float policies cut the normalised observation here, so that an infinite one gives an action too
 
 
@@ -32,37 +34,48 @@ def make_policy(
     precision: str = "binary",
     obs_offset: Any = None,
     obs_scale: Any = None,
+    activation: str = "tanh",
 ) -> Policy:
     """A policy for an environment.
 
     Args:
-        env_spec: spaces of the environment: a flat Box observation; a Discrete or a bounded flat Box action.
+        env_spec: spaces of the environment: a flat Box observation; a Discrete or flat MultiDiscrete action that counts
+            from 0, or a bounded flat Box action.
         hidden: units of each hidden layer; () is a linear policy.
         precision: one of ``PRECISIONS``.
         obs_offset, obs_scale: (o,) or a number; the first layer sees (obs - obs_offset) / obs_scale. Default 0 and 1;
             an integer policy resolves that to 1/32 within +-127/32, so calibrate them.
+        activation: of hidden units, ``tanh`` or ``relu`` (not for binary units, which are signs).
 
     Raises:
-        ValueError: spaces that do not fit, an unknown precision, or layers too wide for exact integers.
+        ValueError: spaces that do not fit, an unknown name, or layers too wide for exact integers.
     """
-    obs_space, act_space = env_spec.observation_space, env_spec.action_space
+    obs_space = env_spec.observation_space
     if not isinstance(obs_space, spaces.Box) or len(obs_space.shape) != 1:
         raise ValueError(f"{env_spec.id}: the observation space must be a flat Box, not {obs_space}")
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
-    if isinstance(act_space, spaces.Discrete) and act_space.start == 0:
-        head, action_size = "discrete", int(act_space.n)
-    elif isinstance(act_space, spaces.Box) and len(act_space.shape) == 1 and act_space.is_bounded():
-        head, action_size = "box", act_space.shape[0]
-        low, high = _floats(act_space.low, action_size), _floats(act_space.high, action_size)
-    else:
-        raise ValueError(
-            f"{env_spec.id}: the action space must be Discrete from 0 or a bounded flat Box, not {act_space}"
-        )
     size = obs_space.shape[0]
     offset = _floats(0.0 if obs_offset is None else obs_offset, size)
     scale = _floats(1.0 if obs_scale is None else obs_scale, size)
-    return mlp_policy(PolicySpec(size, tuple(hidden), precision, head, action_size, low, high, offset, scale))
+    head, action_size, low, high, groups = _head(env_spec)
+    layers_and_head = (size, tuple(hidden), precision, head, action_size, low, high)
+    return mlp_policy(PolicySpec(*layers_and_head, offset, scale, groups, activation))
+
+
+def _head(env_spec: EnvSpec) -> tuple[str, int, tuple[float, ...], tuple[float, ...], tuple[int, ...]]:
+    """(head, action_size, action_low, action_high, groups) of an action space."""
+    space = env_spec.action_space
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        return "discrete", int(space.n), (), (), ()
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and not np.any(space.start):
+        groups = tuple(int(n) for n in space.nvec)
+        return "multidiscrete", sum(groups), (), (), groups
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded():
+        size = space.shape[0]
+        return "box", size, _floats(space.low, size), _floats(space.high, size), ()
+    raise ValueError(
+        f"{env_spec.id}: the action space must be Discrete or flat MultiDiscrete from 0, or a bounded flat Box, "
+        f"not {space}"
+    )
 
 
 def _floats(values: Any, size: int) -> tuple[float, ...]:
@@ -94,6 +107,15 @@ def init_params(spec: PolicySpec, key: Key) -> Params:
     return params
 
 
+def frozen(spec: PolicySpec, params: Params) -> tuple[PolicySpec, Params]:
+    """The same policy with the input scales of the parameters, if they carry any, as constants of the specification."""
+    if INPUT not in params:
+        return spec, params
+    layers_only = {name: leaf for name, leaf in params.items() if name != INPUT}
+    offset, scale = (_floats(params[INPUT][name], spec.obs_size) for name in ("offset", "scale"))
+    return spec._replace(obs_offset=offset, obs_scale=scale), layers_only
+
+
 def _integer_functions(spec: PolicySpec) -> Functions:
     """(deploy, act_deployed) of the int8 and binary policies; what is in the lanes is always an integer."""
     plans, inputs = precision.plan(spec), precision.input_plan(spec)
@@ -105,6 +127,9 @@ def _integer_functions(spec: PolicySpec) -> Functions:
 
     def deploy(params: Params) -> Params:
         deployed = {}
+        if INPUT in params:
+            multiplier = INPUT_UNIT / params[INPUT]["scale"]
+            deployed[INPUT] = {"scale": multiplier, "offset": jnp.rint(params[INPUT]["offset"] * multiplier)}
         for index, layer in enumerate(plans):
             latent = params[str(index)]
             w = jnp.asarray(latent["w"], jnp.float32)
@@ -113,15 +138,17 @@ def _integer_functions(spec: PolicySpec) -> Functions:
         return deployed
 
     def act_deployed(deployed: Params, obs: Array) -> Array:
-        x = layers.quantise_input(jnp.asarray(obs, jnp.float32), inputs.multiplier, inputs.zero_point)
+        own = deployed.get(INPUT)
+        multiplier, zero = (own["scale"], own["offset"]) if own else (inputs.multiplier, inputs.zero_point)
+        x = layers.quantise_input(jnp.asarray(obs, jnp.float32), multiplier, zero)
         for index, layer in enumerate(plans):
             x = layers.dense(deployed[str(index)]["w"], deployed[str(index)]["b"], x)
             if layer.activation == "sign":
                 x = sign_pm1(x)
-            elif layer.activation == "requant":
-                x = layers.requantise(x, layer.mult, layer.shift)
+            elif layer.activation != "none":
+                x = layers.requantise(x, layer.mult, layer.shift, 0 if layer.activation == "requant_relu" else -QMAX)
         if box is None:
-            return layers.argmax_first(x)
+            return layers.argmax_groups(x, spec.groups) if spec.groups else layers.argmax_first(x)
         mid, step, low, high = (layers.align(jnp.asarray(c), 1, x.ndim - 1) for c in box)
         return jnp.clip(mid + x * step, low, high)
 
@@ -132,7 +159,7 @@ def _float_functions(spec: PolicySpec) -> Functions:
     """(deploy, act_deployed) of float32, int8-act and binary-act.
 
     Weights carry 1 / sqrt(fan-in) (the "NTK" parameterisation). An int8-act activation is the integer
-    rint(127 tanh(y)), and the 1 / 127 is carried by the weights that read it.
+    rint(127 tanh(y)), or rint(127 clip(y, 0, 1)) for relu, and the 1 / 127 is carried by the weights that read it.
     """
     sizes = precision.layer_sizes(spec)
     offset = np.asarray(spec.obs_offset, np.float32)
@@ -141,6 +168,8 @@ def _float_functions(spec: PolicySpec) -> Functions:
 
     def deploy(params: Params) -> Params:
         deployed = {}
+        if INPUT in params:
+            deployed[INPUT] = {"scale": 1 / params[INPUT]["scale"], "offset": params[INPUT]["offset"]}
         for index, (fan_in, _) in enumerate(sizes):
             unit = QMAX if index > 0 and spec.precision == "int8-act" else 1
             scale = np.float32(1.0 / (unit * np.sqrt(fan_in)))
@@ -152,20 +181,25 @@ def _float_functions(spec: PolicySpec) -> Functions:
     def activation(y: Array) -> Array:
         if spec.precision == "binary-act":
             return sign_pm1(y)
+        if spec.activation == "relu":
+            return jnp.rint(QMAX * jnp.clip(y, 0, 1)) if spec.precision == "int8-act" else jnp.maximum(y, 0)
         return jnp.rint(QMAX * jnp.tanh(y)) if spec.precision == "int8-act" else jnp.tanh(y)
 
     def act_deployed(deployed: Params, obs: Array) -> Array:
         obs = jnp.asarray(obs, jnp.float32)
-        a, b = (layers.align(jnp.asarray(c), 1, obs.ndim - 1) for c in (offset, inverse))
+        own = deployed.get(INPUT)
+        inputs = (own["offset"], own["scale"]) if own else (offset, inverse)
+        obs, a, b = layers.align_all(obs, *(jnp.asarray(c) for c in inputs))
         x = jnp.where(jnp.isnan(obs), 0.0, jnp.clip((obs - a) * b, -INPUT_LIMIT, INPUT_LIMIT))
         for index in range(len(sizes)):
             x = layers.dense(deployed[str(index)]["w"], deployed[str(index)]["b"], x)
             x = activation(x) if index < len(spec.hidden) else x
-        if spec.head == "discrete":
-            return layers.argmax_first(x)
+        if spec.head != "box":
+            return layers.argmax_groups(x, spec.groups) if spec.groups else layers.argmax_first(x)
+        y = x if spec.squash == "clip" else jnp.tanh(x)
         mid, half = high * np.float32(0.5) + low * np.float32(0.5), high * np.float32(0.5) - low * np.float32(0.5)
         lo, hi, centre, reach = (layers.align(jnp.asarray(c), 1, x.ndim - 1) for c in (low, high, mid, half))
-        return jnp.clip(centre + reach * jnp.tanh(x), lo, hi)
+        return jnp.clip(centre + reach * y, lo, hi)
 
     return deploy, act_deployed
 
@@ -174,19 +208,21 @@ def integers(policy: Policy, params: Params) -> dict[str, Any]:
     """The exact integers of an int8 or binary policy, all that export and an implementation elsewhere need.
 
     Returns:
-        ``precision``, ``head``; ``input``: ``multiplier`` (o,) float32 and ``zero_point`` (o,) int32; ``layers``, each
-        with ``weight`` (m, k) int8, ``bias`` (m,) int32, ``activation`` (requant, sign or none), ``mult``, ``shift``,
-        ``acc_bound``; ``action_table`` (a, 255) float32 by q + 127, or None. The arithmetic:
+        ``precision``, ``head``, ``groups``; ``input``: ``multiplier`` (o,) float32 and ``zero_point`` (o,) int32 (those
+        that the parameters carry, if they do); ``layers``, each with ``weight`` (m, k) int8, ``bias`` (m,) int32,
+        ``activation`` (requant, requant_relu, sign or none), ``mult``, ``shift``, ``low`` (0 for requant_relu, else
+        -127), ``acc_bound``; ``action_table`` (a, 255) float32 by q + 127, or None. The arithmetic:
 
         q = 0 where obs is NaN, else clip(rint(obs * multiplier), zero_point - 127, zero_point + 127) - zero_point;
-        acc = bias + weight @ q in int32, then for requant clip((acc * mult + (2**shift >> 1)) >> shift, -127, 127)
-        with an arithmetic shift, for sign 1 if acc >= 0 else -1, for none the integers themselves; the action is the
-        first largest of them, or the row of the action table at q + 127.
+        acc = bias + weight @ q in int32, then for requant* clip((acc * mult + (2**shift >> 1)) >> shift, low, 127) with
+        an arithmetic shift, for sign 1 if acc >= 0 else -1, for none the integers themselves; the action is the first
+        largest of them (within each group of consecutive ones where there are ``groups``), or the row of the action
+        table at q + 127.
 
     Raises:
         ValueError: the policy is not an integer one.
     """
-    spec = policy.spec
+    spec, params = frozen(policy.spec, params)
     if spec.precision not in precision.INTEGER_PRECISIONS:
         raise ValueError(
             f"a {spec.precision} policy has no integers: only {', '.join(precision.INTEGER_PRECISIONS)} do"
@@ -204,12 +240,14 @@ def integers(policy: Policy, params: Params) -> dict[str, Any]:
                 "activation": layer.activation,
                 "mult": layer.mult,
                 "shift": layer.shift,
+                "low": 0 if layer.activation == "requant_relu" else -QMAX,
                 "acc_bound": layer.acc_bound,
             }
         )
     return {
         "precision": spec.precision,
         "head": spec.head,
+        "groups": spec.groups,
         "input": {"multiplier": inputs.multiplier, "zero_point": inputs.zero_point},
         "layers": described,
         "action_table": precision.action_plan(spec).table() if spec.head == "box" else None,

@@ -14,9 +14,10 @@ binary     sign_pm1(latent)                  rint(latent * sqrt(k) * s), at most
 ========== ================================= ===================================================
 
 ``s`` is the root mean square of one input in integer units: 32 for a quantised observation (x = 1 is 32), 80 for an
-int8 hidden activation (a normal of deviation 96 cut at 127), 1 for a binary one. So one unit of a bias latent is one
-standard deviation of the accumulator of a random policy, at every fan-in. An int8 requantisation maps that deviation
-to 96, so that a hidden unit saturates at 1.3 deviations: the saturation is the nonlinearity.
+int8 hidden activation (a normal of deviation 96 cut at 127; 57 where relu cuts it at 0 too), 1 for a binary one. So
+one unit of a bias latent is one standard deviation of the accumulator of a random policy, at every fan-in. An int8
+requantisation maps that deviation to 96, so that a hidden unit saturates at 1.3 deviations: the saturation is the
+nonlinearity ("tanh"), or the upper end of that of a relu unit.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ from polystep_rl.types import PolicySpec
 
 PRECISIONS = ("float32", "int8", "binary", "int8-act", "binary-act")
 INTEGER_PRECISIONS = ("int8", "binary")
-HEADS = ("discrete", "box")
+HEADS = ("discrete", "box", "multidiscrete")
+ACTIVATIONS = ("tanh", "relu")
+SQUASHES = ("tanh", "clip")
 
 QMAX = 127  # int8 is used symmetrically: -128 never occurs
 INPUT_UNIT = 32  # integer value of the normalised observation x = 1
 WEIGHT_UNIT = 32  # integer value of the int8 weight latent 1
 REQUANT_STD = 96  # integer value of one accumulator standard deviation after an int8 requantisation
-HIDDEN_RMS = 80  # root mean square of min(|N(0, 96)|, 127)
+HIDDEN_RMS = {"tanh": 80, "relu": 57}  # root mean square of N(0, 96) cut to [-127, 127] or to [0, 127]
 BIAS_LIMIT = 4.0  # bias latents beyond this many accumulator deviations have no further effect
 EXACT = 2**24  # float32 holds every integer below this
 MULT_MAX = 255  # requantisation multipliers fit a byte
@@ -59,8 +62,8 @@ class LayerPlan(NamedTuple):
     weight_max: int  # 127 (int8) or 1 (binary)
     bias_unit: float  # float32-representable; integer bias = clip(rint(latent * bias_unit), -bias_max, bias_max)
     bias_max: int
-    activation: str  # requant | sign | none (the integers go to argmax)
-    mult: int  # requant: clip((acc * mult + half) >> shift, -127, 127) with half = 2**shift >> 1
+    activation: str  # requant | requant_relu | sign | none (the integers go to argmax)
+    mult: int  # requant: clip((acc * mult + half) >> shift, low, 127), half = 2**shift >> 1, low = -127 or 0 (relu)
     shift: int
     acc_bound: int  # largest |accumulator|, bias and every partial sum included
     bound: int  # largest |intermediate| of the layer, below 2**24
@@ -110,15 +113,17 @@ def check_precision(name: str) -> str:
 def check_spec(spec: PolicySpec) -> None:
     """Raise a one-line ValueError if a specification is inconsistent, or if its integers would not be exact."""
     check_precision(spec.precision)
-    if spec.head not in HEADS:
-        raise ValueError(f"unknown head {spec.head!r}: 'discrete' or 'box'")
+    _check_names(spec)
     for name, size in (
         ("obs_size", spec.obs_size),
         ("action_size", spec.action_size),
         *(("hidden", h) for h in spec.hidden),
+        *(("groups", g) for g in spec.groups),
     ):
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
             raise ValueError(f"{name} must be a positive integer, not {size!r}")
+    if (spec.head == "multidiscrete") != bool(spec.groups) or (spec.groups and sum(spec.groups) != spec.action_size):
+        raise ValueError(f"groups {spec.groups}: a multidiscrete head has some that sum to action_size, others none")
     box = spec.action_size if spec.head == "box" else 0
     for name, want in (
         ("obs_offset", spec.obs_size),
@@ -141,6 +146,22 @@ def check_spec(spec: PolicySpec) -> None:
     if spec.precision in INTEGER_PRECISIONS:
         input_plan(spec)
         plan(spec)
+
+
+def _check_names(spec: PolicySpec) -> None:
+    """Head, activation and squash, by name and together."""
+    for name, known in (("head", HEADS), ("activation", ACTIVATIONS), ("squash", SQUASHES)):
+        if getattr(spec, name) not in known:
+            raise ValueError(f"unknown {name} {getattr(spec, name)!r}: expected one of {', '.join(known)}")
+    if spec.activation != "tanh" and spec.precision in ("binary", "binary-act"):
+        raise ValueError(
+            f"activation {spec.activation!r}: the units of a {spec.precision} policy are signs; leave 'tanh'"
+        )
+    if spec.squash != "tanh" and (spec.head != "box" or spec.precision in INTEGER_PRECISIONS):
+        raise ValueError(
+            f"squash {spec.squash!r}: only a float policy with a box head has it; use 'tanh' "
+            f"(integers are linear and saturate at the box by themselves)"
+        )
 
 
 def input_plan(spec: PolicySpec) -> InputPlan:
@@ -188,12 +209,13 @@ def plan(spec: PolicySpec) -> tuple[LayerPlan, ...]:
     for index, (fan_in, fan_out) in enumerate(layer_sizes(spec)):
         first, last = index == 0, index == len(spec.hidden)
         input_max = QMAX if first or int8 else 1
-        input_rms = INPUT_UNIT if first else (HIDDEN_RMS if int8 else 1)
+        input_rms = INPUT_UNIT if first else (HIDDEN_RMS[spec.activation] if int8 else 1)
         deviation = float(np.float32(math.sqrt(fan_in) * weight_rms * input_rms))
         bias_max = int(np.rint(BIAS_LIMIT * deviation))
         acc_bound = bound = fan_in * weight_max * input_max + bias_max
-        activation = ("none" if spec.head == "discrete" else "requant") if last else ("requant" if int8 else "sign")
-        mult, shift = (1, 0) if activation != "requant" else _requant(REQUANT_STD / deviation, acc_bound)
+        hidden = {"tanh": "requant", "relu": "requant_relu"}[spec.activation] if int8 else "sign"
+        activation = ("requant" if spec.head == "box" else "none") if last else hidden
+        mult, shift = _requant(REQUANT_STD / deviation, acc_bound) if "requant" in activation else (1, 0)
         bound = acc_bound * mult + (2**shift >> 1)
         if bound >= EXACT:
             raise ValueError(

@@ -10,6 +10,7 @@ from polystep_rl.amortise import amortise
 from polystep_rl.config import ConfigError, check_ranges
 from polystep_rl.settings import SearchConfig
 from polystep_rl.types import Strategy
+from polystep_rl.updates import averaged, transformed
 
 MAX_NUMBERS = 2**24  # coordinates of one particle's candidates; more is a slip of the finger
 
@@ -34,6 +35,13 @@ def _radius(search: SearchConfig, init: float, final: float | None) -> ps.Radius
     return ps.scheduled(schedule)
 
 
+def _optimizer(search: SearchConfig) -> optax.GradientTransformation:
+    if search.optimizer == "momentum":
+        return optax.trace(search.momentum)
+    rate = _schedule(search, search.learning_rate, search.learning_rate_final)
+    return optax.chain(optax.scale_by_adam(search.momentum), optax.scale_by_schedule(rate))
+
+
 def build_strategy(search: SearchConfig) -> Strategy:
     """The strategy that the settings describe. Raises ValueError, in one line, for settings out of range."""
     check_ranges(search)
@@ -56,11 +64,6 @@ def build_strategy(search: SearchConfig) -> Strategy:
         "kl": lambda: transport.kl(search.kl_penalty),
     }[search.plan]()
     shape = getattr(shaping, search.shaping)
-    transform = {
-        "identity": optax.identity,
-        "momentum": lambda: optax.trace(search.momentum),
-        "adam": lambda: optax.chain(optax.scale_by_adam(search.momentum), optax.scale(search.learning_rate)),
-    }[search.optimizer]()
     geometry = ps.Geometry(
         dim=search.particle_dim,
         polytope=getattr(polytope, search.polytope),
@@ -73,5 +76,11 @@ def build_strategy(search: SearchConfig) -> Strategy:
         shaping=shaping.per_row(shape) if search.shape_per_particle else shape,
         epsilon=_schedule(search, search.epsilon, search.epsilon_final),
     )
-    strategy = ps.polystep(space, geometry, coupling, transform, search.redraw_every)
-    return amortise(strategy, ps.shift, search.amortise) if search.amortise > 1 else strategy
+    strategy = ps.polystep(space, geometry, coupling, redraw_every=search.redraw_every)
+    if search.optimizer != "identity" and search.amortise > 1:
+        raise ConfigError("amortise and optimizer exclude each other: leave one of them at its default")
+    if search.amortise > 1:
+        strategy = amortise(strategy, ps.shift, search.amortise)
+    elif search.optimizer != "identity":
+        strategy = transformed(strategy, ps.shift, _optimizer(search))
+    return averaged(strategy, search.averaging) if search.averaging > 0 else strategy

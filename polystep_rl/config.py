@@ -46,8 +46,24 @@ class TrainConfig:
     """Seed of everything."""
     hidden: tuple[int, ...] = (16,)
     """Units of the hidden layers; none is a linear policy."""
-    observation_scale: Literal["episodes", "bounds", "none"] = "episodes"
-    """Input scales: from episodes of random actions, from the bounds of the observation space, or none."""
+    simulator: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
+    """What simulates: auto takes the first of the others that has the environment."""
+    env_kwarg: tuple[str, ...] = ()
+    """Keyword arguments of the environment, as name=value."""
+    wrapper: tuple[str, ...] = ()
+    """Wrappers (of Gymnasium only), innermost first: a name in gymnasium.wrappers or module:Class, with arguments as
+    Name(key=value)."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is cut; the environment's own limit by default."""
+    workers: str = "auto"
+    """Where Gymnasium steps: 0 in this process, a number of worker processes, auto (one per core), or ray."""
+    step_penalty: float = 0.0
+    """Subtracted from every step's reward in training, not in what is reported: an alive bonus, for one."""
+    observation_scale: Literal["episodes", "bounds", "none", "running"] = "episodes"
+    """Input scales: from episodes of random actions, from the bounds of the observation space, none, or running
+    statistics of all observations that training acted on."""
+    init_scale: float = 1.0
+    """Multiplies the random start of the search."""
     observation_unit: float = 1.0
     """Multiplies the input scales; below 1, an integer policy resolves more finely over a smaller range."""
     total_timesteps: int | None = 1_000_000
@@ -169,7 +185,8 @@ _AT_LEAST = {
     **dict.fromkeys(("buffer_size", "train_freq", "gradient_steps", "target_update_interval"), 1),
     **dict.fromkeys(("seed", "redraw_every", "momentum", "kl_penalty", "epsilon_final", "learning_starts"), 0),
     **dict.fromkeys(("ent_coef", "vf_coef", "gamma", "gae_lambda", "learning_rate_final"), 0),
-    **dict.fromkeys(("exploration_fraction", "exploration_final_eps"), 0),
+    **dict.fromkeys(("exploration_fraction", "exploration_final_eps", "averaging", "init_scale"), 0),
+    "max_episode_steps": 1,
     "population": 2,
 }
 _AT_MOST = dict.fromkeys(("gamma", "gae_lambda", "exploration_fraction", "exploration_final_eps"), 1)
@@ -201,8 +218,8 @@ def _check_range(name: str, value: float) -> None:
         raise ConfigError(f"{name} was {value}, expected at most {_AT_MOST[name]}")
     if name == "seed" and value > MAX_SEED:
         raise ConfigError(f"seed was {value}, expected at most {MAX_SEED}")
-    if name == "momentum" and value >= 1:
-        raise ConfigError(f"momentum was {value}, expected a number below 1")
+    if name in ("momentum", "averaging") and value >= 1:
+        raise ConfigError(f"{name} was {value}, expected a number below 1")
 
 
 def _suggest(name: str, known: Any) -> str:

@@ -71,12 +71,14 @@ def device_evaluator(
     episodes: int,
     layout: Layout = Layout(),
     collect_moments: bool = False,
+    step_penalty: float = 0.0,
 ) -> Evaluator:
     """Evaluator for a functional environment: n candidates x ``episodes`` episodes, common random numbers.
 
     The candidates are split over the devices; on each of them they are decoded, deployed and rolled out in chunks
     that respect ``layout.max_bytes``. Episode j of every candidate starts from the same reset key. What ``decode``
-    needs it must bring along as a ``jax.tree_util.Partial``, whose arguments travel to every device.
+    needs it must bring along as a ``jax.tree_util.Partial``, whose arguments travel to every device. The cost counts
+    every step as ``step_penalty`` worse than its reward; the returns do not.
     """
     if episodes < 1:
         raise ValueError(f"episodes={episodes}: expected at least 1 episode per candidate")
@@ -95,7 +97,7 @@ def device_evaluator(
             return rollout(env, policy, deployed, keys, layout.rollout, collect_moments, portion.real.sum())
 
         def shard(decode: Callable[[PyTree], Params], part: _Portion, keys: Key) -> Episodes:
-            size = _chunk_size(decode, policy, part.candidates, layout.max_bytes)
+            size = chunk_size(decode, policy, part.candidates, layout.max_bytes)
             out = _in_chunks(lambda portion: run(decode, portion, keys), part, size)
             return out._replace(obs_moments=jax.tree.map(lambda x: x[None], out.obs_moments))
 
@@ -104,7 +106,7 @@ def device_evaluator(
             shard = jax.shard_map(shard, mesh=mesh, in_specs=(whole, split, whole), out_specs=split, check_vma=False)
         out = shard(decode if isinstance(decode, Partial) else Partial(decode), padded, keys)
         returns, lengths = out.returns[:n], out.lengths[:n]
-        cost, nonfinite = finite_cost(returns)
+        cost, nonfinite = finite_cost(returns - step_penalty * lengths if step_penalty else returns)
         return Evaluation(cost, returns, lengths, lengths.sum(), merge_moments(out.obs_moments), nonfinite)
 
     return evaluate
@@ -131,7 +133,7 @@ def _pad(x: Array, multiple: int) -> Array:
     return jnp.concatenate([x, jnp.zeros((extra, *x.shape[1:]), x.dtype)]) if extra else x
 
 
-def _chunk_size(decode: Callable, policy: Policy, part: PyTree, max_bytes: int) -> int:
+def chunk_size(decode: Callable, policy: Policy, part: PyTree, max_bytes: int) -> int:
     """Candidates whose decoded and deployed parameters fit into max_bytes, at least one."""
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), part)
     shapes = jax.eval_shape(lambda c: (decode(c), jax.vmap(policy.deploy)(decode(c))), one)

@@ -5,53 +5,29 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnasium import spaces
 
-from polystep_rl.evaluate import merge_moments
-from polystep_rl.types import Array, Env, Key, Moments
+from polystep_rl.observations import observations
+from polystep_rl.types import Env, HostEnv, Key, Moments
 
 INPUT_RANGE = 127 / 32  # an integer policy resolves x = (obs - offset) / scale in 1/32 within +- this many units
 MODES = ("episodes", "bounds", "none")
 
 
-def random_action(env: Env, key: Key) -> Array:
-    """One action drawn uniformly from the action space."""
-    space = env.spec.action_space
-    if isinstance(space, spaces.Discrete):
-        return jax.random.randint(key, (), 0, int(space.n))
-    low, high = jnp.asarray(space.low), jnp.asarray(space.high)
-    return jax.random.uniform(key, space.shape, low.dtype, low, high)
-
-
-def random_action_moments(env: Env, key: Key, episodes: int = 32) -> Moments:
+def random_action_moments(env: Env | HostEnv, key: Key, episodes: int = 32) -> Moments:
     """Moments of the observations of episodes of uniformly random actions, living steps only: mean (o,), m2 (o,)."""
-
-    def episode(key: Key) -> Moments:
-        reset_key, action_key = jax.random.split(key)
-        state, obs = env.reset(reset_key)
-
-        def step(carry, key):  # type: ignore[no-untyped-def]
-            state, obs, alive = carry
-            out = env.step(state, random_action(env, key))
-            return (out.state, out.obs, alive & ~(out.terminated | out.truncated)), (obs, alive)
-
-        keys = jax.random.split(action_key, env.spec.horizon)
-        _, (seen, alive) = jax.lax.scan(step, (state, obs, jnp.bool_(True)), keys)
-        weight = alive.astype(seen.dtype)[:, None]  # (t, 1)
-        count = weight.sum()
-        mean = jnp.where(alive[:, None], seen, 0).sum(0) / count
-        return Moments(count, mean, jnp.where(alive[:, None], (seen - mean) ** 2, 0).sum(0))
-
-    return merge_moments(jax.jit(jax.vmap(episode))(jax.random.split(key, episodes)))
+    rows = observations(env, key, episodes).astype(np.float64)
+    mean = rows.mean(0)
+    m2 = ((rows - mean) ** 2).sum(0)
+    return Moments(*(jnp.asarray(x, jnp.float32) for x in (len(rows), mean, m2)))
 
 
 def observation_scale(
-    env: Env, key: Key, mode: str = "episodes", unit: float = 1.0, episodes: int = 32
+    env: Env | HostEnv, key: Key, mode: str = "episodes", unit: float = 1.0, episodes: int = 32
 ) -> tuple[np.ndarray, np.ndarray]:
     """Offset and scale of every observation feature: a policy sees (obs - offset) / scale.
 
     Args:
-        env: a functional environment with a flat Box observation.
+        env: an environment with a flat Box observation.
         key: for the random episodes.
         mode: ``episodes``: mean and standard deviation over episodes of random actions. ``bounds``: the middle and
             the half-width of the observation space over `INPUT_RANGE`, so that an integer policy resolves exactly the

@@ -14,7 +14,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from polystep_rl.evaluate import evaluate_params
-from polystep_rl.types import Array, Evaluation, Evaluator, Info, Key, Params, State, Strategy
+from polystep_rl.types import Array, Evaluation, Evaluator, Info, Key, Moments, Params, Proposal, State, Strategy
 
 if TYPE_CHECKING:
     from polystep_rl.train import Streams
@@ -32,7 +32,7 @@ def make_step(strategy: Strategy, evaluate: Evaluator) -> StepFn:
         proposal = strategy.ask(strategy_key, state)
         evaluation = evaluate(episode_key, proposal.candidates, Partial(strategy.decode, state))
         state, info = strategy.tell(state, proposal, evaluation.cost)
-        return state, info, evaluation
+        return strategy.observe(state, evaluation.obs_moments), info, evaluation
 
     return step
 
@@ -47,6 +47,19 @@ class Limits(NamedTuple):
     due: np.int32  # env steps until the next evaluation
 
 
+def _row(info: Info, evaluation: Evaluation) -> dict[str, Any]:
+    """What is logged of a generation; names that begin with _ are for the loop."""
+    return {
+        "rollout/ep_rew_mean": evaluation.returns.mean(),
+        "rollout/ep_len_mean": evaluation.lengths.mean(dtype=np.float32),
+        "rollout/nonfinite": evaluation.nonfinite,
+        **{f"search/{name}": value for name, value in info.items()},
+        "_steps": evaluation.env_steps.astype(np.int32),
+        "_candidates": np.int32(evaluation.cost.shape[0]),
+        "_failed": evaluation.nonfinite * 2 > evaluation.returns.size,
+    }
+
+
 def _chunk_function(step: StepFn) -> jax.stages.Wrapped:
     """Jitted (keys, state, limits): some generations -> (state, log, over).
 
@@ -58,17 +71,7 @@ def _chunk_function(step: StepFn) -> jax.stages.Wrapped:
         state, info, evaluation = step(
             jax.random.fold_in(keys.strategy, number), jax.random.fold_in(keys.episodes, number), state
         )
-        log = {
-            "rollout/ep_rew_mean": evaluation.returns.mean(),
-            "rollout/ep_len_mean": evaluation.lengths.mean(dtype=jnp.float32),
-            "rollout/nonfinite": evaluation.nonfinite,
-            **{f"search/{name}": value for name, value in info.items()},
-            "_steps": evaluation.env_steps.astype(jnp.int32),
-            "_candidates": jnp.int32(evaluation.cost.shape[0]),
-            "_failed": evaluation.nonfinite * 2 > evaluation.returns.size,
-            "_ran": jnp.bool_(True),
-        }
-        return state, log
+        return state, {**_row(info, evaluation), "_ran": jnp.bool_(True)}
 
     def run(keys: Streams, state: State, limits: Limits) -> tuple[State, dict[str, Array], Array]:
         shapes = jax.eval_shape(generation, keys, state, limits.generation)[1]
@@ -122,7 +125,66 @@ class Programs:
         return seconds
 
 
-programs = functools.lru_cache(maxsize=KEPT)(Programs)
+class HostPrograms:
+    """The same for evaluators that run on the host: the search is compiled, the loop around it is not."""
+
+    def __init__(self, strategy: Strategy, evaluate: Evaluator, evaluate_centre: Evaluator) -> None:
+        self.evaluate = partial(evaluate_params, evaluate_centre)
+        self._strategy, self._evaluate = strategy, evaluate
+        self._ask, self._tell = _host_functions(strategy)
+
+    def chunk(self, keys: Streams, state: State, limits: Limits) -> tuple[State, dict[str, Any], bool]:
+        """`Programs.chunk`, generation by generation; the log's leaves are as long as generations ran."""
+        rows: list[dict[str, Any]] = []
+        used, last = 0, int(limits.last_steps)
+        while len(rows) < limits.generations and used + last <= limits.room and used < limits.due:
+            number = int(limits.generation) + len(rows)
+            proposal = self._ask(jax.random.fold_in(keys.strategy, number), state)
+            episode_key = jax.random.fold_in(keys.episodes, number)
+            found = self._evaluate(episode_key, proposal.candidates, Partial(self._strategy.decode, state))
+            last = int(found.env_steps)
+            if used + last > limits.room and number > 0:
+                return state, _columns(rows), True
+            state, info = self._tell(state, proposal, found.cost, found.obs_moments)
+            rows.append({**_row(jax.device_get(info), found), **_fault_count(self._evaluate), "_ran": np.bool_(True)})
+            used += last
+            if rows[-1]["_failed"]:
+                break
+        return state, _columns(rows), False
+
+    def take_seconds(self) -> float:
+        """Compilation is not told apart."""
+        return 0.0
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _host_functions(strategy: Strategy) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Jitted ask, and tell followed by observe."""
+
+    def tell(state: State, proposal: Proposal, cost: Array, moments: Moments) -> tuple[State, Info]:
+        state, info = strategy.tell(state, proposal, cost)
+        return strategy.observe(state, moments), info
+
+    return jax.jit(strategy.ask), jax.jit(tell)
+
+
+def _fault_count(evaluate: Evaluator) -> dict[str, Any]:
+    return {"rollout/faults": np.int32(getattr(evaluate, "faults", 0))}
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    names = rows[0] if rows else {"_ran": None}
+    return {name: np.array([row[name] for row in rows]) for name in names}
+
+
+_device_programs = functools.lru_cache(maxsize=KEPT)(Programs)
+
+
+def programs(strategy: Strategy, evaluate: Evaluator, evaluate_centre: Evaluator) -> Programs | HostPrograms:
+    """The programs of a search, for the kind of its evaluators."""
+    if getattr(evaluate, "on_host", False):
+        return HostPrograms(strategy, evaluate, evaluate_centre)
+    return _device_programs(strategy, evaluate, evaluate_centre)
 
 
 @functools.lru_cache(maxsize=KEPT)

@@ -52,17 +52,20 @@ class SearchConfig(Settings):
     radii_times_epsilon: bool = False
     """Multiply both radii by the current epsilon, as the paper does with constant radii."""
     schedule: Literal["linear", "cosine", "cosine_restarts", "power"] = "cosine"
-    """How the three values above move to their *_final."""
+    """How values move to their *_final."""
     schedule_generations: int = 100
     """Generations the schedule takes."""
     optimizer: Literal["identity", "momentum", "adam"] = "identity"
-    """What the step passes through."""
+    """What the step passes through, in parameter space."""
     momentum: float = 0.9
     """Decay of momentum, and of Adam's first moment."""
     learning_rate: float = 0.1
     """Adam's step, in parameter units."""
+    learning_rate_final: float | None = None
     amortise: int = 1
     """Steps per evaluated generation; all but the first reuse past displacements."""
+    averaging: float = 0.0
+    """Deploy a moving average of the centre with this decay; 0 deploys the centre."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,72 @@ class DQNConfig(Settings):
     """Share of random actions afterwards."""
 
 
+@dataclass(frozen=True)
+class SACConfig(Settings):
+    """Soft actor-critic (Box actions), by stable-baselines3; its names and meanings."""
+
+    n_envs: int = 1
+    """Environments stepped side by side."""
+    learning_rate: float = 0.0003
+    """Adam's step."""
+    linear_decay: bool = False
+    """Bring the learning rate to 0 over the budget."""
+    batch_size: int = 256
+    """Transitions in a minibatch."""
+    buffer_size: int = 300_000
+    """Transitions in the replay buffer."""
+    learning_starts: int = 1000
+    """Env steps of random actions before the first update."""
+    gamma: float = 0.99
+    """Discount."""
+    tau: float = 0.005
+    """Step of the target critics towards the critics."""
+    train_freq: int = 1
+    """Env steps (of every environment) between rounds of updates."""
+    gradient_steps: int = 1
+    """Updates in a round."""
+    ent_coef: float | None = None
+    """Weight of the entropy; none adapts it to an entropy of minus the number of action dimensions."""
+    critic: tuple[int, ...] = (256, 256)
+    """Units of the hidden layers of the critics, which are not deployed."""
+
+
+@dataclass(frozen=True)
+class TD3Config(Settings):
+    """Twin delayed DDPG (Box actions), by stable-baselines3; its names and meanings."""
+
+    n_envs: int = 1
+    """Environments stepped side by side."""
+    learning_rate: float = 0.001
+    """Adam's step."""
+    linear_decay: bool = False
+    """Bring the learning rate to 0 over the budget."""
+    batch_size: int = 256
+    """Transitions in a minibatch."""
+    buffer_size: int = 300_000
+    """Transitions in the replay buffer."""
+    learning_starts: int = 1000
+    """Env steps of random actions before the first update."""
+    gamma: float = 0.99
+    """Discount."""
+    tau: float = 0.005
+    """Step of the targets towards their networks."""
+    train_freq: int = 1
+    """Env steps (of every environment) between rounds of updates."""
+    gradient_steps: int = 1
+    """Updates in a round."""
+    action_noise: float = 0.1
+    """Standard deviation of exploration, in units of half the action's range."""
+    policy_delay: int = 2
+    """Updates of the critics per update of the actor."""
+    target_policy_noise: float = 0.2
+    """Standard deviation of the noise on the target's actions, in the same units."""
+    target_noise_clip: float = 0.5
+    """Where that noise is cut."""
+    critic: tuple[int, ...] = (256, 256)
+    """Units of the hidden layers of the critics, which are not deployed."""
+
+
 # Algorithms by name. Any other name is taken for a class of evosax.
 SETTINGS: dict[str, type[Settings]] = {
     "polystep": SearchConfig,
@@ -210,8 +279,14 @@ SETTINGS: dict[str, type[Settings]] = {
     "dqn": DQNConfig,
     "dqn-ste": DQNConfig,
     "dqn-ptq": DQNConfig,
+    "sac": SACConfig,
+    "sac-ste": SACConfig,
+    "sac-ptq": SACConfig,
+    "td3": TD3Config,
+    "td3-ste": TD3Config,
+    "td3-ptq": TD3Config,
 }
-GRADIENT = tuple(name for name, cls in SETTINGS.items() if cls in (PPOConfig, DQNConfig))
+GRADIENT = tuple(name for name, cls in SETTINGS.items() if cls in (PPOConfig, DQNConfig, SACConfig, TD3Config))
 
 
 def settings_class(algo: str) -> type[Settings]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from gymnasium import spaces
 
 Array = jax.Array
@@ -22,6 +23,18 @@ Info = dict[str, Array]
 
 
 # --- search ------------------------------------------------------------------------------------------------------
+class Moments(NamedTuple):
+    """Mergeable first and second moments of observations (Welford; Chan, Golub and LeVeque 1979)."""
+
+    weight: Array  # ()  number of observations
+    mean: Array  # (o,)
+    m2: Array  # (o,)  sum of squared deviations
+
+
+def _deaf(state: State, moments: Moments) -> State:
+    return state
+
+
 class Proposal(NamedTuple):
     """What a strategy wants evaluated in this generation."""
 
@@ -41,14 +54,8 @@ class Strategy(NamedTuple):
     decode: Callable[[State, PyTree], Params]  # candidates with leaves (c, ...) -> parameters with leaves (c, ...)
     tell: Callable[[State, Proposal, Array], tuple[State, Info]]  # cost: (n,), lower is better
     params: Callable[[State], Params]  # the point to deploy: the centre, never the luckiest candidate
-
-
-class Moments(NamedTuple):
-    """Mergeable first and second moments of observations (Welford; Chan, Golub and LeVeque 1979)."""
-
-    weight: Array  # ()  number of observations
-    mean: Array  # (o,)
-    m2: Array  # (o,)  sum of squared deviations
+    # (state, moments of the generation's observations) -> state, after tell; a search that keeps statistics of them
+    observe: Callable[[State, Moments], State] = _deaf
 
 
 class Evaluation(NamedTuple):
@@ -83,7 +90,7 @@ class EnvSpec(NamedTuple):
 
     id: str
     observation_space: spaces.Box
-    action_space: spaces.Discrete | spaces.Box
+    action_space: spaces.Discrete | spaces.Box | spaces.MultiDiscrete
     horizon: int  # steps after which an episode is truncated (Gymnasium's max_episode_steps)
     reward_threshold: float | None  # mean return at which the task counts as solved, where one is defined
 
@@ -103,6 +110,60 @@ class Env(Protocol):
         ...
 
 
+# --- simulators on the host --------------------------------------------------------------------------------------
+class Ticks(NamedTuple):
+    """What k lanes return after each has been reset or stepped once, in the order in which they were sent."""
+
+    obs: np.ndarray  # (k, o) float32; after a reset the first observation of the episode
+    reward: np.ndarray  # (k,) float64, 0 after a reset
+    terminated: np.ndarray  # (k,) bool
+    truncated: np.ndarray  # (k,) bool
+    lost: np.ndarray  # (k,) bool: the lane's simulator died and was replaced; its episode must begin anew
+
+
+class Lanes(Protocol):
+    """A pool of simulator lanes in ``groups`` groups of ``width`` lanes, each group sent and received by itself.
+
+    A group is sent at most once before it is received. Lanes that are not sent stay as they are.
+    """
+
+    groups: int
+    width: int
+    faults: int  # simulators that died and were replaced so far
+
+    def send(self, group: int, lanes: np.ndarray, actions: np.ndarray, seeds: np.ndarray) -> None:
+        """Start one tick of some lanes of a group; returns at once.
+
+        Args:
+            group: 0 to groups - 1.
+            lanes: (k,) int, increasing, 0 to width - 1.
+            actions: (k,) int32 (Discrete), (k, a) float32 (Box) or (k, a) int32 (MultiDiscrete).
+            seeds: (k,) int64; at least 0: reset with this seed (and ignore the action), -1: step.
+        """
+        ...
+
+    def recv(self, group: int) -> Ticks:
+        """Wait for that tick."""
+        ...
+
+    def close(self) -> None:
+        """Give back processes and memory; closing twice is no error."""
+        ...
+
+
+@runtime_checkable
+class HostEnv(Protocol):
+    """An environment that is not written in JAX: it is stepped on the host, many lanes at once."""
+
+    spec: EnvSpec  # flat Box observations; Discrete from 0, bounded flat Box or MultiDiscrete actions
+    simulator: str  # gymnasium | envpool
+    crn: bool  # whether a reset honours its seed, so that all candidates can meet the same episodes
+
+    def lanes(self, width: int, groups: int, seed: int) -> Lanes:
+        """A new pool. ``seed`` is that of simulators that cannot be seeded at a reset."""
+        ...
+
+
 # --- policies ----------------------------------------------------------------------------------------------------
 class PolicySpec(NamedTuple):
     """Everything but the parameters: serialisable, and all that export reads beside them."""
@@ -110,12 +171,15 @@ class PolicySpec(NamedTuple):
     obs_size: int
     hidden: tuple[int, ...]  # () is a linear policy
     precision: str  # float32 | int8 | binary | int8-act | binary-act
-    head: str  # "discrete" (argmax) | "box"
-    action_size: int  # number of discrete actions, or of box dimensions
+    head: str  # "discrete" (argmax) | "box" | "multidiscrete" (an argmax per group of outputs)
+    action_size: int  # number of discrete actions (multidiscrete: of all groups together), or of box dimensions
     action_low: tuple[float, ...]  # (a,) for a box, () for discrete
     action_high: tuple[float, ...]
     obs_offset: tuple[float, ...]  # (o,)  x = (obs - obs_offset) / obs_scale is what the first layer sees
     obs_scale: tuple[float, ...]  # (o,)
+    groups: tuple[int, ...] = ()  # multidiscrete: number of actions of each group, () for the others
+    activation: str = "tanh"  # of the hidden layers of float and int8 policies: tanh (int8: saturation) | relu
+    squash: str = "tanh"  # of a float box head: tanh (mid + half * tanh(y)) | clip (mid + half * y, cut at the box)
 
 
 class Policy(NamedTuple):

@@ -9,26 +9,24 @@ import functools
 import json
 import os
 import sys
-import traceback
-from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from polystep_rl.build import build_strategy
 from polystep_rl.cli import UsageError
-from polystep_rl.config import MAX_SEED, TrainConfig, check_ranges, load_yaml
-from polystep_rl.envs import make
-from polystep_rl.evaluate import device_evaluator, evaluate_params, use_all_cores
-from polystep_rl.normalize import observation_scale
+from polystep_rl.cli.simulate import Task, make_env, make_evaluator, on_host
+from polystep_rl.config import TrainConfig, check_ranges, load_yaml
+from polystep_rl.evaluate import use_all_cores
+from polystep_rl.normalize import observation_scale, random_action_moments
 from polystep_rl.policies import make_policy, mlp_policy
 from polystep_rl.policies.io import SavedPolicy, load_policy
 from polystep_rl.rundir import finite
 from polystep_rl.settings import SETTINGS, SearchConfig
+from polystep_rl.statistics import observing
 from polystep_rl.train import Streams, streams
-from polystep_rl.types import Env, Evaluation, Evaluator, Key, Params, Policy, Strategy
+from polystep_rl.types import Env, Evaluator, HostEnv, Params, Policy, Strategy
 
 POLICY, BEST_POLICY = "policy", "best_policy"
 CALIBRATION_SEED = 0  # input scales belong to the environment, not to a run: all seeds then share one compiled program
@@ -51,7 +49,7 @@ def setup_jax(cores: int | None = None) -> None:
 class Parts(NamedTuple):
     """What training needs, made from a configuration."""
 
-    env: Env
+    env: Env | HostEnv
     policy: Policy
     strategy: Strategy
     evaluate: Evaluator  # candidates, on training episodes
@@ -59,52 +57,57 @@ class Parts(NamedTuple):
     keys: Streams
 
 
-def make_env(env_id: str) -> Env:
-    """The environment of an id; UsageError names the closest ids if there is none."""
-    if ":" in env_id and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # module:ClassName: as `python -m` would find it
-    try:
-        return make(env_id)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    except Exception as error:  # of a user's own module
-        raise UsageError(f"{env_id}: {type(error).__name__}: {error} ({_where(error)})") from error
-
-
-def _where(error: BaseException) -> str:
-    """The last line of code that an exception went through."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.filename}, line {frame.lineno}"
-
-
 def make_parts(config: TrainConfig) -> Parts:
     """Build everything that a configuration describes. UsageError for settings that do not fit together."""
-    return _shared_parts(dataclasses.replace(config, seed=0))._replace(keys=streams(config.seed))
+    keys = streams(config.seed)
+    env, policy, strategy = _shared_parts(dataclasses.replace(config, seed=0))
+    if on_host(env):  # its pool belongs to one run
+        return Parts(env, policy, strategy, *_evaluators(env, policy, config), keys)
+    return Parts(env, policy, strategy, *_shared_evaluators(env, policy, dataclasses.replace(config, seed=0)), keys)
 
 
 @functools.lru_cache(maxsize=2)
-def _shared_parts(config: TrainConfig) -> Parts:
+def _shared_parts(config: TrainConfig) -> tuple[Env | HostEnv, Policy, Strategy]:
     """The same functions for every seed, so that they are compiled once."""
-    env = make_env(config.env)
+    env = make_env(Task.of(config), config.workers)
     try:
         check_ranges(config)
         policy = make_scaled_policy(env, config)
         strategy = make_algorithm(config)
-        evaluate = device_evaluator(env, policy, episodes_per_candidate(config))
-        evaluate_centre = device_evaluator(env, policy, config.eval_episodes)
+        if config.observation_scale == "running":
+            prior = random_action_moments(env, jax.random.key(CALIBRATION_SEED))
+            strategy = observing(strategy, prior, config.observation_unit)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return Parts(env, policy, strategy, evaluate, evaluate_centre, streams(config.seed))
+    return env, policy, strategy
 
 
-def make_scaled_policy(env: Env, config: TrainConfig) -> Policy:
+def _evaluators(env: Env | HostEnv, policy: Policy, config: TrainConfig) -> tuple[Evaluator, Evaluator]:
+    """Of candidates and of the centre."""
+    keys, running = streams(config.seed), config.observation_scale == "running"
+    try:
+        episodes = episodes_per_candidate(config)
+        evaluate = make_evaluator(env, policy, episodes, keys.episodes, running, config.step_penalty)
+        return evaluate, make_evaluator(env, policy, config.eval_episodes, keys.evaluation)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+_shared_evaluators: Any = functools.lru_cache(maxsize=2)(_evaluators)
+
+
+def make_scaled_policy(env: Env | HostEnv, config: TrainConfig) -> Policy:
     """The policy that a configuration describes, its input scales measured. ValueError where the spaces do not fit."""
     make_policy(env.spec, config.hidden, config.policy)  # says so before anything is measured
     calibration = jax.random.key(CALIBRATION_SEED)
-    offset, scale = observation_scale(env, calibration, config.observation_scale, config.observation_unit)
+    mode = "episodes" if config.observation_scale == "running" else config.observation_scale
+    offset, scale = observation_scale(env, calibration, mode, config.observation_unit)
     return make_policy(env.spec, config.hidden, config.policy, offset, scale)
+
+
+def start_params(policy: Policy, config: TrainConfig) -> Params:
+    """Where the search starts: random latents."""
+    return jax.tree.map(lambda x: config.init_scale * x, policy.init(streams(config.seed).policy))
 
 
 def make_algorithm(config: TrainConfig) -> Strategy:
@@ -131,38 +134,12 @@ def episodes_per_candidate(config: TrainConfig) -> int:
     return getattr(config.search, "episodes")  # noqa: B009
 
 
-def summarise(evaluation: Evaluation) -> dict[str, Any]:
-    """The `eval` object of --json."""
-    returns = np.asarray(evaluation.returns, np.float64)
-    return {
-        "mean_return": float(returns.mean()),
-        "std_return": float(returns.std()),
-        "mean_length": float(np.mean(evaluation.lengths)),
-        "episodes": int(returns.size),
-    }
-
-
-def evaluate_on_test(env: Env, policy: Policy, params: Params, episodes: int, seed: int) -> dict[str, Any]:
-    """Evaluate on episodes of the test stream of a seed, which training never draws from."""
-    if episodes < 1:
-        raise UsageError(f"--episodes {episodes}: expected at least 1")
-    if not 0 <= seed <= MAX_SEED:
-        raise UsageError(f"--seed {seed}: expected 0 to {MAX_SEED}")
-    evaluate = _centre_evaluator(cast(Hashable, env), policy, episodes)
-    return summarise(jax.device_get(evaluate(streams(seed).test, params)))
-
-
-@functools.lru_cache(maxsize=4)
-def _centre_evaluator(env: Any, policy: Policy, episodes: int) -> Callable[[Key, Params], Evaluation]:
-    return jax.jit(functools.partial(evaluate_params, device_evaluator(env, policy, episodes)))
-
-
 class LoadedRun(NamedTuple):
     """A policy from a run folder, or from a policy file of its own."""
 
     path: Path
-    env_id: str
-    env: Env
+    task: Task
+    env: Env | HostEnv
     policy: Policy
     params: Params
     seed: int
@@ -187,10 +164,10 @@ def load_run(path: Path, which: str = "best") -> LoadedRun:
             raise UsageError(f"{path}: holds no {names[0]} yet; let the run reach its first evaluation")
         path = stems[0]
     saved: SavedPolicy = load_policy(path)
-    env_id = saved.meta.get("env")
-    if not isinstance(env_id, str):
+    if not isinstance(saved.meta.get("env"), str):
         raise ValueError(f"{path}: does not say for which environment it is")
-    return LoadedRun(path, env_id, make_env(env_id), mlp_policy(saved.spec), saved.params, seed, saved.meta)
+    task = Task.of(saved.meta)
+    return LoadedRun(path, task, make_env(task), mlp_policy(saved.spec), saved.params, seed, saved.meta)
 
 
 def print_json(value: dict[str, Any]) -> None:

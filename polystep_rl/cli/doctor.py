@@ -28,7 +28,8 @@ def self_test(env_steps: int = ENV_STEPS) -> dict[str, Any]:
     """
     from polystep_rl import config as configs
     from polystep_rl import train as loop
-    from polystep_rl.cli.assemble import evaluate_on_test, make_parts
+    from polystep_rl.cli.assemble import make_parts
+    from polystep_rl.cli.simulate import evaluate_on_test
 
     env_id = "probe/ContextualBandit-v0"
     parts = make_parts(configs.preset(env_id, "binary"))
@@ -39,7 +40,7 @@ def self_test(env_steps: int = ENV_STEPS) -> dict[str, Any]:
         def generations(self, rows: list[loop.Row]) -> None:
             rates.append(rows[-1]["time/fps"])
 
-    best = parts.env.best_return  # type: ignore[attr-defined]
+    best = parts.env.best_return  # type: ignore[union-attr]
     settings = loop.Settings(env_steps, eval_freq=1000, stop_reward=best - 1e-6)
     began = time.perf_counter()
     result = loop.train(

@@ -20,7 +20,7 @@ class EnvsArgs:
 
 def describe(env_id: str) -> dict[str, Any]:
     """The facts of one environment, for the table and for --json."""
-    from polystep_rl.cli.assemble import make_env
+    from polystep_rl.cli.simulate import make_env
 
     spec = make_env(env_id).spec
     return {
@@ -35,7 +35,8 @@ def describe(env_id: str) -> dict[str, Any]:
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(EnvsArgs, "envs", argv)
-    from polystep_rl.cli.assemble import make_env, print_json
+    from polystep_rl.cli.assemble import print_json
+    from polystep_rl.cli.simulate import make_env
     from polystep_rl.envs import check_env, registered_ids
 
     if args.check is not None:

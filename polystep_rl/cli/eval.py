@@ -31,16 +31,17 @@ def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(EvalArgs, "eval", argv)
     from polystep_rl.cli import assemble
+    from polystep_rl.cli.simulate import evaluate_on_test
 
     assemble.setup_jax()
     loaded = assemble.load_run(args.run, args.which)
     seed = loaded.seed if args.seed is None else args.seed
-    result = assemble.evaluate_on_test(loaded.env, loaded.policy, loaded.params, args.episodes, seed)
+    result = evaluate_on_test(loaded.env, loaded.policy, loaded.params, args.episodes, seed)
     if args.json:
         assemble.print_json(result)
     else:
         print(
-            f"{loaded.env_id} {loaded.policy.spec.precision}: mean return {result['mean_return']:.2f} "
+            f"{loaded.task.env} {loaded.policy.spec.precision}: mean return {result['mean_return']:.2f} "
             f"+- {result['std_return']:.2f} (std), mean length {result['mean_length']:.1f}, "
             f"{result['episodes']} episodes"
         )

@@ -5,42 +5,54 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from functools import partial
 from typing import Any, TextIO
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from polystep_rl.baselines.ptq import Static
+from polystep_rl.baselines.static import Static
 from polystep_rl.cli import UsageError
-from polystep_rl.cli.assemble import BEST_POLICY, POLICY, evaluate_on_test, make_env, make_scaled_policy, summarise
+from polystep_rl.cli.assemble import BEST_POLICY, POLICY, make_scaled_policy
 from polystep_rl.cli.runner import interruptible, new_run, with_threshold
+from polystep_rl.cli.simulate import (
+    Task,
+    centre_function,
+    evaluate_on_test,
+    make_env,
+    summarise,
+)
 from polystep_rl.config import TrainConfig, check_ranges
-from polystep_rl.evaluate import device_evaluator, evaluate_params
 from polystep_rl.policies import precision, save_policy
+from polystep_rl.policies.layerwise import layerwise
 from polystep_rl.rundir import RunDir
 from polystep_rl.train import EVAL_COLUMNS, streams
-from polystep_rl.types import Env, Params, Policy, PolicySpec
+from polystep_rl.types import Env, HostEnv, Params, Policy, PolicySpec
 
 
 def static_numbers(spec: PolicySpec) -> Static:
-    """The integers that define an int8 or binary policy; empty for the others."""
+    """The integers that define an int8 or binary policy, none for the others; and the quantiser of every policy."""
+
+    def quantise(params: Params, observations: np.ndarray) -> Params:
+        return layerwise(spec._replace(precision="float32"), params, spec, observations)
+
     if spec.precision not in precision.INTEGER_PRECISIONS:
-        return Static()
+        return Static(quantise=quantise)
     box = precision.action_plan(spec) if spec.head == "box" else None
-    return Static(precision.plan(spec), precision.input_plan(spec), box)
+    return Static(precision.plan(spec), precision.input_plan(spec), box, quantise)
 
 
 class GradientObserver:
     """Evaluates the deployed policy at every report, writes metrics and policies, and shows the progress line."""
 
-    def __init__(self, run: RunDir, env: Env, policy: Policy, config: TrainConfig, stream: TextIO, quiet: bool) -> None:
+    def __init__(
+        self, run: RunDir, env: Env | HostEnv, policy: Policy, config: TrainConfig, stream: TextIO, quiet: bool
+    ) -> None:
         self.run, self.policy, self.config = run, policy, config
         self.goal = with_threshold(config, env).stop_reward
         self.console = None if quiet else Console(file=stream, highlight=False, soft_wrap=True)
         self.keys = streams(config.seed)
-        self.evaluate = jax.jit(partial(evaluate_params, device_evaluator(env, policy, config.eval_episodes)))
+        self.evaluate = centre_function(env, policy, config.eval_episodes, self.keys.evaluation)
         self.began, self.stop, self.reports, self.eval_env_steps = time.perf_counter(), False, 0, 0
         self.best_return, self.streak = -np.inf, 0
         self.best_params: Params | None = None
@@ -96,7 +108,7 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
         raise UsageError(f"--resume: a run of {config.algo} cannot be continued; start it anew")
     if config.total_timesteps is None or config.generations is not None:
         raise UsageError(f"--algo {config.algo} takes its budget in env steps: give --total-timesteps")
-    env = make_env(config.env)
+    env = make_env(Task.of(config), config.workers)
     try:
         check_ranges(config)
         policy = make_scaled_policy(env, config)

@@ -64,16 +64,13 @@ def write_film(path: Path, frames: list[Any], seconds_per_frame: float, width: i
 
 def play_episode(env: Any, act: Any, seed: int, every: int = 0) -> tuple[float, int, list[Any]]:
     """One episode: (return, length, frames); every = 0 renders nothing."""
-    import numpy as np
-
     obs, _ = env.reset(seed=seed)
     total, length = 0.0, 0
     frames: list[Any] = []
     while True:
         if every and length % every == 0:
             frames.append(env.render())
-        action = np.asarray(act(np.asarray(obs, np.float32)))
-        obs, reward, terminated, truncated, _ = env.step(action if action.ndim else int(action))
+        obs, reward, terminated, truncated, _ = env.step(act(obs))
         total, length = total + float(reward), length + 1
         if terminated or truncated:
             return total, length, frames
@@ -91,17 +88,30 @@ def run(argv: list[str]) -> int:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendering needs no screen
     import gymnasium
     import jax
+    import numpy as np
 
     from polystep_rl.cli import assemble
+    from polystep_rl.cli.simulate import keyword_arguments
+    from polystep_rl.envs.single import make_single
+    from polystep_rl.envs.spaces import flat_observations, policy_actions
 
     assemble.setup_jax()
     loaded = assemble.load_run(args.run, args.which)
-    try:
-        env = gymnasium.make(loaded.env_id, render_mode="rgb_array" if args.gif else None)
-    except (gymnasium.error.Error, ImportError) as error:
-        raise ValueError(f"Gymnasium cannot make {loaded.env_id}: {error}") from None
+    task = loaded.task
+    env = make_single(
+        task.env,
+        keyword_arguments(task.env_kwarg),
+        task.wrapper,
+        task.max_episode_steps,
+        render_mode="rgb_array" if args.gif else None,
+    )
+    flatten, convert = flat_observations(env.observation_space)[1], policy_actions(env.action_space)[1]
     deployed = loaded.policy.deploy(loaded.params)
-    act = jax.jit(lambda obs: loaded.policy.act_deployed(deployed, obs))
+    controller = jax.jit(lambda obs: loaded.policy.act_deployed(deployed, obs))
+
+    def act(obs: Any) -> Any:
+        return convert(np.asarray(controller(flatten(obs))))
+
     results: list[tuple[float, int]] = []
     frames: list[Any] = []
     for episode in range(args.episodes):
@@ -116,7 +126,7 @@ def run(argv: list[str]) -> int:
         limit = None if args.max_steps is None else max(1, args.max_steps // args.every)
         write_film(args.gif, frames[:limit], args.every / env.metadata.get("render_fps", 30), args.width)
     report: dict[str, Any] = {
-        "env": loaded.env_id,
+        "env": task.env,
         "returns": [total for total, _ in results],
         "lengths": [length for _, length in results],
         "file": str(args.gif) if args.gif else None,
@@ -126,5 +136,5 @@ def run(argv: list[str]) -> int:
     else:
         mean = sum(report["returns"]) / len(results)
         where = f", written to {args.gif}" if args.gif else ""
-        print(f"{loaded.env_id}: mean return {mean:.2f} over {len(results)} episode(s) of Gymnasium's own{where}")
+        print(f"{task.env}: mean return {mean:.2f} over {len(results)} episode(s) of Gymnasium's own{where}")
     return 0

@@ -16,12 +16,13 @@ from rich.console import Console
 
 from polystep_rl import train as loop
 from polystep_rl.cli import UsageError
-from polystep_rl.cli.assemble import BEST_POLICY, POLICY, Parts, episodes_per_candidate, evaluate_on_test, make_parts
+from polystep_rl.cli.assemble import BEST_POLICY, POLICY, Parts, episodes_per_candidate, make_parts, start_params
+from polystep_rl.cli.simulate import Task, close, evaluate_on_test, simulator_facts
 from polystep_rl.config import TrainConfig, to_plain
-from polystep_rl.policies import save_policy
+from polystep_rl.policies import frozen, save_policy
 from polystep_rl.rundir import RunDir
 from polystep_rl.settings import GRADIENT
-from polystep_rl.types import Env
+from polystep_rl.types import Env, HostEnv
 
 LINE_SECONDS = 0.5  # between two updates of the progress line
 
@@ -85,7 +86,11 @@ class RunObserver(loop.Observer):
 
     def checkpoint(self, progress: loop.Progress) -> None:
         self.run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": self.wall_seconds})
-        save_policy(self.run.path / BEST_POLICY, self.parts.policy.spec, progress.best_params, self._meta(progress))
+        self._save(BEST_POLICY, progress.best_params, progress)
+
+    def _save(self, name: str, params: loop.Params, progress: loop.Progress) -> None:
+        spec, params = frozen(self.parts.policy.spec, params)
+        save_policy(self.run.path / name, spec, params, self._meta(progress))
 
     def finish(self, progress: loop.Progress) -> loop.Params:
         """Write a checkpoint and both policies, the last and the best; returns the one that the settings deploy."""
@@ -93,13 +98,14 @@ class RunObserver(loop.Observer):
         best = progress.best_params if np.isfinite(progress.best_return) else last  # nothing was evaluated yet
         if progress.generation > 0:
             self.run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": self.wall_seconds})
-        save_policy(self.run.path / POLICY, self.parts.policy.spec, last, self._meta(progress))
-        save_policy(self.run.path / BEST_POLICY, self.parts.policy.spec, best, self._meta(progress))
+        self._save(POLICY, last, progress)
+        self._save(BEST_POLICY, best, progress)
         return best if self.config.deploy == "best" else last
 
     def _meta(self, progress: loop.Progress) -> dict[str, Any]:
         return {
-            "env": self.config.env,
+            **Task.of(self.config)._asdict(),
+            **simulator_facts(self.parts.env),
             "seed": self.config.seed,
             "generation": int(progress.generation),
             "env_steps": int(progress.env_steps),
@@ -125,7 +131,7 @@ def interruptible(observer: Any) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def with_threshold(config: TrainConfig, env: Env) -> TrainConfig:
+def with_threshold(config: TrainConfig, env: Env | HostEnv) -> TrainConfig:
     """The configuration with `stop_at_threshold` turned into a stop reward."""
     if not config.stop_at_threshold:
         return config
@@ -194,7 +200,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
     """Train as the settings say; returns the summary that `--json` prints and `summary.json` holds."""
     parts = make_parts(config)
     settings = _settings(config, parts)
-    progress = loop.start(parts.strategy, parts.policy.init(parts.keys.policy), parts.keys.strategy)
+    progress = loop.start(parts.strategy, start_params(parts.policy, config), parts.keys.strategy)
     run, progress, wall_before = _open(config, output, progress)
     observer = RunObserver(run, parts, config, stream, output.quiet)
     observer.wall_before = wall_before
@@ -219,6 +225,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
             "wall_seconds": observer.wall_seconds,
             "stopped_by": result.stopped_by,
             "reward_threshold": parts.env.spec.reward_threshold,
+            **simulator_facts(parts.env),
             "best_eval_return": float(progress.best_return) if np.isfinite(progress.best_return) else None,
             "eval": evaluation,
         }
@@ -226,4 +233,5 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
             run.finish(summary)
     finally:
         run.close()
+        close(parts.evaluate, parts.evaluate_centre)
     return summary

@@ -12,9 +12,10 @@ pytest.importorskip("stable_baselines3")
 import gymnasium  # noqa: E402
 
 from polystep_rl.baselines import sb3  # noqa: E402
-from polystep_rl.baselines.ptq import Static  # noqa: E402
 from polystep_rl.baselines.quantised_torch import QuantisedNetwork, straight_through  # noqa: E402
+from polystep_rl.baselines.static import Static  # noqa: E402
 from polystep_rl.policies import mlp_policy, precision  # noqa: E402
+from polystep_rl.policies.layerwise import layerwise  # noqa: E402
 from polystep_rl.types import PolicySpec  # noqa: E402
 
 PPO = {"n_envs": 4, "n_steps": 64, "batch_size": 64, "n_epochs": 4, "learning_rate": 5e-3}
@@ -43,10 +44,12 @@ def pendulum(name, hidden=(16,)):
 
 
 def make_static(spec):
+    quantise = partial(layerwise, spec._replace(precision="float32"), spec=spec)
+    static = Static(quantise=lambda params, observations: quantise(params, observations=observations))
     if spec.precision not in precision.INTEGER_PRECISIONS:
-        return Static()
+        return static
     box = precision.action_plan(spec) if spec.head == "box" else None
-    return Static(precision.plan(spec), precision.input_plan(spec), box)
+    return static._replace(plans=precision.plan(spec), inputs=precision.input_plan(spec), box=box)
 
 
 def network(spec, gradients="ste", seed=0, **kwargs):
@@ -214,7 +217,7 @@ def test_the_straight_through_gradient_is_that_of_the_float_policy_where_nothing
     x = torch.from_numpy((obs - spec.obs_offset) / np.asarray(spec.obs_scale))
     hidden = (x @ w[0].T + b[0]) * (first.bias_unit * first.mult / 2**first.shift)
     assert hidden.abs().max() < 126
-    y = (hidden / precision.HIDDEN_RMS) @ w[1].T + b[1]
+    y = (hidden / precision.HIDDEN_RMS["tanh"]) @ w[1].T + b[1]
     (y * net.log_scale.exp().item() * coefficients).sum().backward()
     for mine, reference in zip((*net.weights, *net.biases), (*w, *b), strict=True):
         # the last weights see hidden integers that are rounded in the forward pass; the others no rounding at all

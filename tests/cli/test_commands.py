@@ -26,7 +26,7 @@ from polystep_rl.config import TrainConfig, from_plain, preset
 from polystep_rl.envs import registered_ids
 from polystep_rl.loggers import read_metrics
 
-EVAL_KEYS = {"mean_return", "std_return", "mean_length", "episodes"}
+EVAL_KEYS = {"simulator", "crn", "mean_return", "std_return", "mean_length", "episodes"}
 
 
 def test_train_prints_its_summary_and_fills_the_folder(trained: Path) -> None:

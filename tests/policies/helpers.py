@@ -12,9 +12,14 @@ from polystep_rl.types import Params, Policy, PolicySpec
 
 
 def spec(
-    precision: str, hidden: tuple[int, ...] = (16,), head: str = "discrete", obs_size: int = 4, action_size: int = 3
+    precision: str,
+    hidden: tuple[int, ...] = (16,),
+    head: str = "discrete",
+    obs_size: int = 4,
+    action_size: int = 3,
+    activation: str = "tanh",
 ) -> PolicySpec:
-    """A specification with uneven input scales, offsets and box limits."""
+    """A specification with uneven input scales, offsets and box limits; a multidiscrete one has a group of 2 first."""
     rng = np.random.default_rng(obs_size)
     box = head == "box"
     return PolicySpec(
@@ -27,6 +32,8 @@ def spec(
         tuple(0.3 + 1.1 * i for i in range(action_size)) if box else (),
         tuple(rng.normal(size=obs_size).tolist()),
         tuple(np.exp(rng.normal(size=obs_size)).tolist()),
+        (2, action_size - 2) if head == "multidiscrete" else (),
+        activation,
     )
 
 
@@ -50,7 +57,7 @@ def observations(policy_spec: PolicySpec, count: int, seed: int = 0) -> np.ndarr
 
 
 def numpy_int32_actions(integers: dict[str, Any], obs: np.ndarray) -> np.ndarray:
-    """Actions (count,) or (count, a) for observations (count, o), from the documented integers alone.
+    """Actions (count,), (count, a) or (count, groups) for observations (count, o), from the documented integers alone.
 
     The one float operation is the multiplication of each feature; everything after is int32.
     """
@@ -65,11 +72,18 @@ def numpy_int32_actions(integers: dict[str, Any], obs: np.ndarray) -> np.ndarray
         assert acc.dtype == np.int32 and np.abs(acc).max() <= layer["acc_bound"]
         if layer["activation"] == "sign":
             x = np.where(acc < 0, np.int32(-1), np.int32(1))
-        elif layer["activation"] == "requant":
+        elif layer["activation"] in ("requant", "requant_relu"):
             half = 1 << (layer["shift"] - 1) if layer["shift"] else 0
-            x = np.clip((acc * np.int32(layer["mult"]) + np.int32(half)) >> layer["shift"], -127, 127)
+            low = np.int32({"requant": -127, "requant_relu": 0}[layer["activation"]])
+            assert layer["low"] == low
+            x = np.clip((acc * np.int32(layer["mult"]) + np.int32(half)) >> layer["shift"], low, 127)
         else:
             x = acc
     if integers["head"] == "discrete":
         return np.argmax(x, axis=1).astype(np.int32)
+    if integers["head"] == "multidiscrete":
+        starts = np.cumsum((0, *integers["groups"]))
+        return np.stack([np.argmax(x[:, a:b], axis=1) for a, b in zip(starts, starts[1:], strict=False)], 1).astype(
+            "i4"
+        )
     return np.stack([row[x[:, i] + 127] for i, row in enumerate(integers["action_table"])], axis=1)

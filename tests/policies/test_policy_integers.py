@@ -21,14 +21,20 @@ SHAPES = [
     ((16, 64), "discrete", 4, 2),
     ((64, 130), "box", 8, 2),
     ((1, 1), "box", 1, 1),
+    ((), "multidiscrete", 3, 5),
+    ((16, 20), "multidiscrete", 4, 6),
 ]
+RELU_SHAPES = [((16,), "discrete", 4, 3), ((64,), "box", 5, 2), ((16, 64), "multidiscrete", 8, 5), ((), "box", 3, 1)]
 
 
-@pytest.mark.parametrize("precision", ["int8", "binary"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_numpy_int32_agrees_on_100_000_observations(precision, shape):
+@pytest.mark.parametrize(
+    "precision, shape, activation",
+    [(p, shape, "tanh") for p in ("int8", "binary") for shape in SHAPES] + [("int8", s, "relu") for s in RELU_SHAPES],
+    ids=str,
+)
+def test_numpy_int32_agrees_on_100_000_observations(precision, shape, activation):
     for seed, count in ((0, 90_000), (1, 10_000)):
-        policy, params = random_policy(seed, precision, *shape)
+        policy, params = random_policy(seed, precision, *shape, activation)
         obs = observations(policy.spec, count, seed)
         lanes = np.asarray(policy.act_deployed(policy.deploy(params), obs.T)).T
         expected = numpy_int32_actions(integers(policy, params), obs)
@@ -56,7 +62,8 @@ def test_the_bound_is_reached_and_still_exact(precision, fan_in):
 
 def test_every_requantisation_scales_a_random_accumulator_to_a_useful_range():
     for hidden in [(k,) for k in (1, 2, 3, 16, 64, 130, 600)]:
-        for layer in plan(spec("int8", hidden, "box")) + plan(spec("binary", hidden, "box"))[-1:]:
+        int8 = plan(spec("int8", hidden, "box")) + plan(spec("int8", hidden, "box", activation="relu"))
+        for layer in int8 + plan(spec("binary", hidden, "box"))[-1:]:
             deviation = layer.bias_unit * layer.mult / 2**layer.shift
             assert 64 <= deviation <= 136, (hidden, layer)
 
@@ -66,6 +73,13 @@ def test_too_wide_a_layer_is_refused_in_one_line():
         mlp_policy(spec("int8", (1100,)))
     assert mlp_policy(spec("binary", (1100,))).spec.hidden == (1100,)
     assert bounds(spec("float32")) == ()
+
+
+@pytest.mark.parametrize("activation, low", [("tanh", -127), ("relu", 0)])
+def test_the_nominal_size_of_a_hidden_activation_is_that_of_a_normal_accumulator(activation, low):
+    q = np.clip(96 * np.random.default_rng(0).normal(size=100_000), low, 127)
+    policy, wide = mlp_policy(spec("int8", (400, 400), activation=activation)), np.sqrt(400) * 32
+    assert abs(plan(policy.spec)[1].bias_unit / wide - np.sqrt((q**2).mean())) < 1
 
 
 @pytest.mark.parametrize("mult, shift", [(1, 0), (3, 1), (255, 12), (192, 3)])

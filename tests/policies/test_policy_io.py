@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from helpers import observations, random_policy
 
-from polystep_rl.policies import PRECISIONS, PolicyFileError, load_policy, mlp_policy, save_policy
+from polystep_rl.policies import PRECISIONS, PolicyFileError, io, load_policy, mlp_policy, save_policy
 
 META = {"env": "CartPole-v1", "seed": 3, "return": 500.0, "nan": float("nan"), "array": np.arange(2)}
 
@@ -38,6 +38,29 @@ def test_round_trip(tmp_path, precision):
     obs, again = observations(policy.spec, 500).T, mlp_policy(saved.spec)
     one, two = (p.act_deployed(p.deploy(q), obs) for p, q in ((policy, params), (again, saved.params)))
     np.testing.assert_array_equal(one, two)
+
+
+def test_files_from_before_the_optional_fields_load_with_their_defaults(tmp_path):
+    policy, params = random_policy(0, "int8", (4,))
+    save_policy(tmp_path, policy.spec, params, {})
+    document = json.loads((tmp_path / "policy.json").read_text())
+    for name in ("groups", "activation", "squash"):
+        del document["spec"][name]
+    document["sha256"] = io._document_digest(document)
+    (tmp_path / "policy.json").write_text(json.dumps(document))
+    assert same(load_policy(tmp_path), policy, params)
+    del document["spec"]["head"]
+    document["sha256"] = io._document_digest(document)
+    (tmp_path / "policy.json").write_text(json.dumps(document))
+    assert "the spec must have the fields" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("precision, head", [("int8", "multidiscrete"), ("float32", "box")])
+def test_the_optional_fields_make_the_round_trip(tmp_path, precision, head):
+    policy, params = random_policy(0, precision, (4,), head, 4, 5, "relu")
+    chosen = policy.spec._replace(squash="clip" if head == "box" else "tanh")
+    save_policy(tmp_path, chosen, params, {})
+    assert load_policy(tmp_path).spec == chosen
 
 
 def test_a_save_that_does_not_fit_writes_nothing(tmp_path):

@@ -10,9 +10,9 @@ from helpers import observations, random_policy, spec
 
 from polystep_rl.policies import PRECISIONS, make_policy, mlp_policy
 from polystep_rl.policies.layers import dense
-from polystep_rl.types import EnvSpec
+from polystep_rl.types import EnvSpec, PolicySpec
 
-HEADS = ("discrete", "box")
+HEADS = ("discrete", "box", "multidiscrete")
 
 
 def env_spec(env_id: str) -> EnvSpec:
@@ -29,14 +29,16 @@ def deployed_lanes(policy, params):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("hidden, head", [((), "box"), ((16,), "discrete"), ((70, 9), "box")], ids=str)
+@pytest.mark.parametrize(
+    "hidden, head", [((), "box"), ((16,), "discrete"), ((70, 9), "box"), ((9,), "multidiscrete")], ids=str
+)
 def test_one_function_in_every_layout(precision, hidden, head):
     """act == its vmapped row == trailing lanes (n,) == (r, n) with weights (1, n) or (n,), bit for bit, jit or not."""
     n, r = 37, 3
-    policy = mlp_policy(spec(precision, hidden, head, 5, 2))
+    policy = mlp_policy(spec(precision, hidden, head, 5, 5 if head == "multidiscrete" else 2))
     params, obs = stacked(policy, n), observations(policy.spec, n * r).reshape(r, n, 5)
     deployed, trailing = deployed_lanes(policy, params), obs.transpose(2, 0, 1)
-    tail = lambda a: np.moveaxis(np.asarray(a), 0, -1) if head == "box" else np.asarray(a)  # noqa: E731
+    tail = lambda a: np.asarray(a) if head == "discrete" else np.moveaxis(np.asarray(a), 0, -1)  # noqa: E731
     rows = np.asarray(jax.vmap(jax.vmap(policy.act), in_axes=(None, 0))(params, obs))
     for layout in (deployed, jax.tree.map(lambda a: a[..., None, :], deployed)):
         np.testing.assert_array_equal(tail(policy.act_deployed(layout, trailing)), rows)
@@ -72,8 +74,8 @@ def test_actions_are_valid_for_any_observation(precision):
     for head in HEADS:
         policy, params = random_policy(1, precision, (16,), head)
         actions = np.asarray(policy.act_deployed(policy.deploy(params), observations(policy.spec, 20_000).T))
-        assert actions.dtype == (np.int32 if head == "discrete" else np.float32)
-        low, high = (np.zeros(1), np.full(1, 2)) if head == "discrete" else map(np.float32, policy.spec[5:7])
+        assert actions.dtype == (np.float32 if head == "box" else np.int32)
+        low, high = map(np.float32, policy.spec[5:7]) if head == "box" else (0, 2 if head == "discrete" else (1, 0))
         assert np.all(actions.T >= low) and np.all(actions.T <= high)
         nan = policy.act(params, np.full(4, np.nan, np.float32))
         centre = policy.act(params, np.asarray(policy.spec.obs_offset, np.float32))
@@ -131,6 +133,38 @@ def test_make_policy_reads_the_spaces():
     policy = make_policy(env_spec("Pendulum-v1"))
     assert policy.spec[:7] == (3, (16,), "binary", "box", 1, (-2.0,), (2.0,))
     assert jax.tree.map(jnp.shape, policy.init(jax.random.key(0)))["0"] == {"w": (16, 3), "b": (16,)}
+    many = EnvSpec("X", spaces.Box(-1, 1, (3,)), spaces.MultiDiscrete([2, 5]), 1, None)
+    policy = make_policy(many, precision="int8", activation="relu")
+    assert policy.spec[3:7] == ("multidiscrete", 7, (), ()) and policy.spec[9:] == ((2, 5), "relu", "tanh")
+    assert jax.eval_shape(policy.act, policy.init(jax.random.key(0)), np.zeros(3)).shape == (2,)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_multidiscrete_action_is_the_first_largest_of_every_group(precision):
+    """The groups of a policy against the discrete policies that have those rows of the last layer alone."""
+    policy, params = random_policy(1, precision, (16,), "multidiscrete", 4, 6)
+    obs = observations(policy.spec, 2_000).T
+    got = np.asarray(policy.act_deployed(policy.deploy(params), obs))
+    for i, rows in enumerate((slice(0, 2), slice(2, 6))):
+        alone = mlp_policy(spec(precision, (16,), "discrete", 4, rows.stop - rows.start))
+        part = params | {"1": jax.tree.map(lambda leaf, rows=rows: leaf[rows], params["1"])}
+        np.testing.assert_array_equal(got[i], alone.act_deployed(alone.deploy(part), obs))
+        assert len(np.unique(got[i])) > 1
+    tie = np.asarray(policy.act(jax.tree.map(jnp.zeros_like, params), np.ones(4, np.float32)))
+    np.testing.assert_array_equal(tie, [0, 0])
+
+
+def test_float_hidden_units_and_box_heads_by_hand():
+    one = PolicySpec(1, (1,), "float32", "box", 1, (-1.0,), (3.0,), (0.0,), (1.0,))
+    params = {"0": {"w": jnp.ones((1, 1)), "b": jnp.zeros(1)}, "1": {"w": jnp.full((1, 1), 0.5), "b": jnp.zeros(1)}}
+    for x in (-3.0, -0.4, 0.3, 0.6, 5.0):
+        for activation, hidden in (("tanh", np.tanh(x)), ("relu", max(x, 0.0))):
+            for squash, reach in (("tanh", np.tanh(hidden / 2)), ("clip", np.clip(hidden / 2, -1, 1))):
+                policy = mlp_policy(one._replace(activation=activation, squash=squash))
+                np.testing.assert_allclose(policy.act(params, np.float32([x])), [1 + 2 * reach], atol=1e-6)
+        rounded = mlp_policy(one._replace(activation="relu", squash="clip", precision="int8-act"))
+        want = 1 + np.rint(127 * np.clip(x, 0, 1)) / 127
+        np.testing.assert_allclose(rounded.act(params, np.float32([x])), [want], atol=1e-6)
 
 
 def test_mistakes_give_one_line():
@@ -139,6 +173,16 @@ def test_mistakes_give_one_line():
         (good._replace(precision="binery"), "did you mean 'binary'"),
         (good._replace(precision="int8act"), "did you mean 'int8-act'"),
         (good._replace(head="softmax"), "unknown head"),
+        (good._replace(activation="gelu"), "unknown activation 'gelu': expected one of tanh, relu"),
+        (good._replace(squash="sigmoid"), "unknown squash"),
+        (good._replace(squash="clip"), "squash 'clip': only a float policy with a box head"),
+        (spec("int8", (4,), "box")._replace(squash="clip"), "squash 'clip': only a float policy"),
+        (spec("binary")._replace(activation="relu"), "units of a binary policy are signs"),
+        (spec("binary-act")._replace(activation="relu"), "units of a binary-act policy are signs"),
+        (good._replace(groups=(1, 2)), "groups .* others none"),
+        (good._replace(head="multidiscrete"), "groups .* a multidiscrete head has some"),
+        (good._replace(head="multidiscrete", groups=(2, 2)), "groups .* sum to action_size"),
+        (good._replace(head="multidiscrete", groups=(3, 0)), "groups must be a positive integer"),
         (good._replace(hidden=(0,)), "hidden must be a positive integer"),
         (good._replace(obs_scale=(1.0,)), "obs_scale must have 4 numbers"),
         (good._replace(obs_scale=(1.0, 0.0, 1.0, 1.0)), "obs_scale must be positive"),
@@ -152,6 +196,8 @@ def test_mistakes_give_one_line():
         assert "\n" not in str(caught.value)
     unbounded = EnvSpec("X", spaces.Box(-1, 1, (3,)), spaces.Box(-np.inf, np.inf, (1,)), 1, None)
     image = EnvSpec("X", spaces.Box(-1, 1, (3, 3)), spaces.Discrete(2), 1, None)
-    for env in (unbounded, image):
+    grid = EnvSpec("X", spaces.Box(-1, 1, (3,)), spaces.MultiDiscrete([[2, 3], [4, 5]]), 1, None)
+    late = EnvSpec("X", spaces.Box(-1, 1, (3,)), spaces.MultiDiscrete([2, 3], start=[0, 1]), 1, None)
+    for env in (unbounded, image, grid, late):
         with pytest.raises(ValueError, match=r"^X: the (action|observation) space must be"):
             make_policy(env)

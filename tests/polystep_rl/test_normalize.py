@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from polystep_rl.envs import make
-from polystep_rl.normalize import INPUT_RANGE, MODES, observation_scale, random_action, random_action_moments
+from polystep_rl.normalize import INPUT_RANGE, MODES, observation_scale, random_action_moments
+from polystep_rl.observations import random_action
 
 KEY = jax.random.key(0)
 

@@ -1,0 +1,188 @@
+"""EnvPool's C++ simulators as a host environment.
+
+EnvPool has no reset with a seed: every lane draws its episodes from a stream of its own, seeded when the pool is made.
+Common random numbers are therefore impossible (``crn`` is false), and a resumed run meets other episodes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from polystep_rl.types import EnvSpec, Ticks
+
+MAX_SEED = 2**31 - 1
+
+
+@functools.cache
+def envpool_ids() -> frozenset[str]:
+    """Ids that EnvPool knows; none where it is not installed."""
+    try:
+        import envpool
+    except ImportError:
+        return frozenset()
+    return frozenset(envpool.list_all_envs())
+
+
+def _leaves(space: spaces.Space) -> list[tuple[tuple[str, ...], spaces.Box]]:
+    """Boxes of an observation space with the keys that lead to them, in alphabetical order."""
+    if isinstance(space, spaces.Box):
+        return [((), space)]
+    if isinstance(space, spaces.Dict):
+        return [((name, *path), box) for name in sorted(space.spaces) for path, box in _leaves(space[name])]
+    raise ValueError(f"the observation space must be a Box or a Dict of Boxes, not {space}")
+
+
+def _flat(observation: Any, paths: list[tuple[str, ...]]) -> np.ndarray:
+    """Observations of k lanes as (k, o) float32."""
+    parts = []
+    for path in paths:
+        part = observation
+        for name in path:
+            part = part[name]
+        parts.append(np.asarray(part, np.float32).reshape(len(part), -1))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+class EnvPoolEnv:
+    """One of EnvPool's environments: ``EnvPoolEnv("Hopper-v5", {"reset_noise_scale": 0.0})``.
+
+    Raises:
+        ValueError: one line, for an unknown id or option, or spaces that no policy fits.
+    """
+
+    simulator = "envpool"
+    crn = False
+
+    def __init__(
+        self, env_id: str, env_kwargs: Mapping[str, Any] | None = None, max_episode_steps: int | None = None
+    ) -> None:
+        try:
+            import envpool
+        except ImportError:
+            raise ValueError(
+                "EnvPool is not installed: pip install 'polystep-rl[envpool]', or give --simulator gymnasium"
+            ) from None
+        if env_id not in envpool_ids():
+            close = difflib.get_close_matches(env_id, envpool_ids(), n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "give --simulator gymnasium"
+            raise ValueError(f"EnvPool has no environment {env_id!r}: {hint}")
+        self._options = dict(env_kwargs or {})
+        if max_episode_steps is not None:
+            self._options["max_episode_steps"] = max_episode_steps
+        probe = envpool.make_spec(env_id)
+        known = probe.config._asdict()
+        for name in self._options:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
+                raise ValueError(f"EnvPool's {env_id} has no option {name!r}: {hint}")
+        try:
+            probe = envpool.make_spec(env_id, **self._options)
+        except Exception as error:
+            raise ValueError(f"EnvPool's {env_id} cannot be made from {self._options}: {error}") from None
+        self._paths, observation = self._observation(env_id, probe.observation_space)
+        self._action_space, action = _action_space(env_id, probe.action_space)
+        config = probe.config._asdict()
+        threshold = config.get("reward_threshold")
+        self.spec = EnvSpec(env_id, observation, action, int(config["max_episode_steps"]), threshold)
+
+    @staticmethod
+    def _observation(env_id: str, space: spaces.Space) -> tuple[list[tuple[str, ...]], spaces.Box]:
+        try:
+            leaves = _leaves(space)
+        except ValueError as error:
+            raise ValueError(f"EnvPool's {env_id}: {error}") from None
+        low, high = (
+            np.concatenate([np.broadcast_to(getattr(box, side), box.shape).ravel() for _, box in leaves])
+            for side in ("low", "high")
+        )
+        with np.errstate(over="ignore"):
+            low, high = low.astype(np.float32), high.astype(np.float32)
+        return [path for path, _ in leaves], spaces.Box(low, high, dtype=np.float32)
+
+    def lanes(self, width: int, groups: int, seed: int) -> EnvPoolLanes:
+        """A new pool of ``groups`` x ``width`` lanes; ``seed`` decides all their episodes."""
+        return EnvPoolLanes(self, width, groups, seed)
+
+
+def _action_space(env_id: str, space: Any) -> tuple[Any, spaces.Discrete | spaces.Box]:
+    """EnvPool's own action space, and the one that a policy acts in."""
+    if isinstance(space, spaces.Discrete):
+        return space, spaces.Discrete(int(space.n))
+    if isinstance(space, spaces.Box) and space.is_bounded() and np.issubdtype(space.dtype, np.floating):
+        low, high = (side.astype(np.float32).ravel() for side in (space.low, space.high))
+        return space, spaces.Box(low, high, dtype=np.float32)
+    raise ValueError(f"EnvPool's {env_id}: the action space must be Discrete or a bounded Box, not {space}")
+
+
+class EnvPoolLanes:
+    """``groups`` pools of ``width`` lanes each, so that one is simulated while another is waited for."""
+
+    faults = 0
+
+    def __init__(self, env: EnvPoolEnv, width: int, groups: int, seed: int) -> None:
+        import envpool
+
+        self.width, self.groups = width, groups
+        self._paths, self._space = env._paths, env._action_space
+        threads = min(width, len(os.sched_getaffinity(0)))
+        seeds = np.random.SeedSequence(seed).generate_state(groups).astype(np.int64) % MAX_SEED
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the libraries that it imports
+            self._pools = [
+                envpool.make(
+                    env.spec.id, env_type="gymnasium", num_envs=width, num_threads=threads, seed=int(s), **env._options
+                )
+                for s in seeds
+            ]
+        # A new lane begins, and one that has finished an episode goes on, with a reset, whatever it is sent.
+        self._over = np.ones((groups, width), bool)
+        self._sent: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, int), np.zeros(0, bool))] * groups
+        self._begun: list[np.ndarray | None] = [None] * groups
+
+    def send(self, group: int, lanes: np.ndarray, actions: np.ndarray, seeds: np.ndarray) -> None:
+        pool, over = self._pools[group], self._over[group]
+        cut = (seeds >= 0) & ~over[lanes]  # in the middle of an episode that nobody wants: reset at once, which is rare
+        self._sent[group] = (lanes, cut)
+        self._begun[group] = _flat(pool.reset(lanes[cut].astype(np.int32))[0], self._paths) if cut.any() else None
+        if not cut.all():
+            pool.send(self._native(actions[~cut]), lanes[~cut].astype(np.int32))
+
+    def recv(self, group: int) -> Ticks:
+        lanes, cut = self._sent[group]
+        k, kept = len(lanes), ~cut
+        begun = self._begun[group]
+        if begun is None:
+            obs, reward, terminated, truncated, _ = self._pools[group].recv()
+            ticks = Ticks(_flat(obs, self._paths), reward.astype(np.float64), terminated, truncated, np.zeros(k, bool))
+        else:
+            flags = [np.zeros(k, bool) for _ in range(3)]
+            ticks = Ticks(np.zeros((k, begun.shape[1]), np.float32), np.zeros(k), *flags)
+            ticks.obs[cut] = begun
+            if kept.any():
+                obs, ticks.reward[kept], ticks.terminated[kept], ticks.truncated[kept], _ = self._pools[group].recv()
+                ticks.obs[kept] = _flat(obs, self._paths)
+        self._over[group][lanes] = ticks.terminated | ticks.truncated
+        return ticks
+
+    def _native(self, actions: np.ndarray) -> np.ndarray:
+        """Actions of a policy as EnvPool wants them."""
+        if isinstance(self._space, spaces.Discrete):
+            return (actions + int(self._space.start)).astype(np.int32)
+        low, high = self._space.low, self._space.high
+        shaped = actions.reshape(-1, *low.shape).astype(np.float64)
+        shaped = np.where(np.isnan(shaped), low / 2 + high / 2, shaped)  # a simulator never meets NaN
+        return np.clip(shaped, low, high).astype(self._space.dtype)
+
+    def close(self) -> None:
+        for pool in self._pools:
+            pool.close()
+        self._pools = []

@@ -1,0 +1,124 @@
+"""The policies in NumPy: forward passes of all five precisions without compiling anything.
+
+Integers are exact in float64, so an int8 or binary policy acts here bit for bit as in JAX (a test says so); the float
+precisions agree to rounding. Calibration and measurements use it, where a network is run once or twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from polystep_rl.policies.mlp import INPUT_LIMIT
+from polystep_rl.policies.precision import (
+    INTEGER_PRECISIONS,
+    QMAX,
+    WEIGHT_UNIT,
+    LayerPlan,
+    action_plan,
+    input_plan,
+    layer_sizes,
+    plan,
+)
+from polystep_rl.types import Params, PolicySpec
+
+
+def finite(observations: np.ndarray, size: int) -> np.ndarray:
+    """The finite ones of the observations (n, size), float32; ValueError if there is none."""
+    obs = np.asarray(observations, np.float32).reshape(-1, size)
+    obs = obs[np.isfinite(obs).all(axis=1)]
+    if not len(obs):
+        raise ValueError("post-training quantisation needs at least one finite observation")
+    return obs
+
+
+def normalised(spec: PolicySpec, obs: np.ndarray) -> np.ndarray:
+    """What the first layer of a float policy reads (n, o), of finite observations."""
+    x = (obs.astype(np.float64) - np.asarray(spec.obs_offset)) / np.asarray(spec.obs_scale)
+    return np.clip(x, -INPUT_LIMIT, INPUT_LIMIT)
+
+
+def activation(float_spec: PolicySpec, y: np.ndarray) -> np.ndarray:
+    """Hidden activations of a float policy."""
+    if float_spec.precision == "binary-act":
+        return np.where(y >= 0, 1.0, -1.0)
+    if float_spec.precision == "int8-act":
+        return np.rint(QMAX * (np.tanh(y) if float_spec.activation == "tanh" else np.clip(y, 0.0, 1.0))) / QMAX
+    return np.tanh(y) if float_spec.activation == "tanh" else np.maximum(y, 0.0)
+
+
+def squash(float_spec: PolicySpec, y: np.ndarray) -> np.ndarray:
+    """Box actions of the float policy in units of the box, in [-1, 1]."""
+    return np.tanh(y) if float_spec.squash == "tanh" else np.clip(y, -1.0, 1.0)
+
+
+def float_targets(float_spec: PolicySpec, params: Params, obs: np.ndarray) -> list[np.ndarray]:
+    """Pre-activations y (n, m) of every layer of a float policy (not of an integer one)."""
+    t, targets = normalised(float_spec, obs), []
+    for index, (fan_in, _) in enumerate(layer_sizes(float_spec)):
+        layer = params[str(index)]
+        w = np.asarray(layer["w"], np.float32).astype(np.float64) / np.sqrt(fan_in)
+        targets.append(t @ w.T + np.asarray(layer["b"], np.float32).astype(np.float64))
+        t = activation(float_spec, targets[-1])
+    return targets
+
+
+def quantised_input(spec: PolicySpec, obs: np.ndarray) -> np.ndarray:
+    """Integers (n, o) in [-127, 127], as float64, of finite observations (n, o) float32."""
+    multiplier, zero = input_plan(spec)
+    with np.errstate(over="ignore"):
+        product = np.rint(obs * multiplier).astype(np.float64)
+    return np.clip(product, zero - QMAX, zero + QMAX) - zero
+
+
+def integer_weights(layer: LayerPlan, w: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The integers of latents w (m, k), b (m,), as float64: what the policy deploys."""
+    w, b = np.asarray(w, np.float32), np.asarray(b, np.float32)
+    weight = np.clip(np.rint(w * WEIGHT_UNIT), -QMAX, QMAX) if layer.weight_max > 1 else np.where(w >= 0, 1.0, -1.0)
+    bias = np.clip(np.rint(b * np.float32(layer.bias_unit)), -layer.bias_max, layer.bias_max)
+    return weight.astype(np.float64), bias.astype(np.float64)
+
+
+def accumulate(layer: LayerPlan, w: Any, b: Any, x: np.ndarray) -> np.ndarray:
+    """Integer accumulators (n, m) of latents w (m, k), b (m,) and integer inputs x (n, k), exact in float64."""
+    weight, bias = integer_weights(layer, w, b)
+    return x @ weight.T + bias
+
+
+def activate(layer: LayerPlan, acc: np.ndarray) -> np.ndarray:
+    """The layer's activation of integer accumulators, same shape."""
+    if layer.activation == "sign":
+        return np.where(acc >= 0, 1.0, -1.0)
+    if layer.activation == "none":
+        return acc
+    low = 0 if layer.activation == "requant_relu" else -QMAX
+    return np.clip(np.floor((acc * layer.mult + (2**layer.shift >> 1)) / 2**layer.shift), low, QMAX)
+
+
+def outputs(spec: PolicySpec, params: Params, obs: np.ndarray) -> np.ndarray:
+    """What the head reads (n, a), of finite observations (n, o): integers, or y of a float precision."""
+    if spec.precision not in INTEGER_PRECISIONS:
+        return float_targets(spec, params, obs)[-1]
+    x = quantised_input(spec, obs)
+    for index, layer in enumerate(plan(spec)):
+        x = activate(layer, accumulate(layer, params[str(index)]["w"], params[str(index)]["b"], x))
+    return x
+
+
+def choices(spec: PolicySpec, y: np.ndarray) -> np.ndarray:
+    """The first largest output of every group: (n, a) -> (n, groups), one group for a discrete head."""
+    groups = np.split(y, np.cumsum(spec.groups)[:-1], axis=1) if spec.groups else [y]
+    return np.stack([part.argmax(axis=1) for part in groups], axis=1)
+
+
+def actions(spec: PolicySpec, params: Params, obs: np.ndarray) -> np.ndarray:
+    """Choices (n, groups), or box actions (n, a), of finite observations (n, o)."""
+    y = outputs(spec, params, obs)
+    if spec.head != "box":
+        return choices(spec, y)
+    if spec.precision in INTEGER_PRECISIONS:
+        mid, step, low, high = action_plan(spec)
+        return np.clip(mid + y.astype(np.float32) * step, low, high)
+    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    return np.clip((low + high) / 2 + (high - low) / 2 * squash(spec, y), low, high)

@@ -1,0 +1,279 @@
+"""Population evaluation on host simulators: n candidates x r episodes over a pool of lanes.
+
+A lane that finishes its episode starts the next (candidate, episode) pair at once. Groups of lanes take turns: while
+the policy acts for one, the simulator steps the others. What a pair returns, and what it adds to the observation
+moments, depends on the pair alone (where resets honour their seed): never on the lane, on the number of lanes, or on
+simulators that died on the way, whose episodes are run again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from polystep_rl.evaluate import DEFAULT_MAX_BYTES, chunk_size
+from polystep_rl.rollout import WIDTH
+from polystep_rl.types import Array, Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
+
+MAX_SEED = 2**31 - 1
+
+
+class HostLayout(NamedTuple):
+    """Where and in what portions a population is evaluated."""
+
+    lanes: int = 512  # at most, all groups together
+    groups: int = 2  # that take turns
+    max_bytes: int = DEFAULT_MAX_BYTES  # bound on the parameters of candidates that exist at once
+
+
+class _Forward(NamedTuple):
+    """The compiled pieces of a policy."""
+
+    deploy: Callable[[Any, PyTree], PyTree]  # (decode, candidates) -> deployed, leaves (n, ...)
+    gather: Callable[[PyTree, np.ndarray], PyTree]  # (deployed, candidate (L,)) -> leaves (..., L)
+    act: Callable[[PyTree, np.ndarray], Array]  # (leaves (..., L), obs (L, o)) -> actions (L, ...)
+
+
+@functools.lru_cache(maxsize=8)
+def _forward(policy: Policy) -> _Forward:
+    def deploy(decode: Callable[[PyTree], Params], candidates: PyTree) -> PyTree:
+        return jax.vmap(policy.deploy)(decode(candidates))
+
+    def gather(deployed: PyTree, candidate: Array) -> PyTree:
+        return jax.tree.map(lambda x: jnp.moveaxis(x[candidate], 0, -1), deployed)
+
+    def act(weights: PyTree, obs: Array) -> Array:
+        return jnp.moveaxis(policy.act_deployed(weights, obs.T), -1, 0)
+
+    return _Forward(jax.jit(deploy), jax.jit(gather), jax.jit(act))
+
+
+class _Group:
+    """The lanes of one group, and what they are at."""
+
+    def __init__(self, width: int, obs_size: int) -> None:
+        self.pair = np.full(width, -1)  # candidate * r + episode; -1 where the lane has no work
+        self.fresh = np.zeros(width, bool)  # the next tick is a reset
+        self.obs = np.zeros((-(-width // WIDTH) * WIDTH, obs_size), np.float32)  # padded: see WIDTH
+        self.candidate = np.zeros(len(self.obs), np.int32)
+        self.weights: PyTree | None = None
+        self.sent = np.zeros(0, int)  # lanes that are under way
+
+
+class _Ledger:
+    """What pairs have returned so far, and which of them are to do."""
+
+    def __init__(self, pairs: int, obs_size: int, offset: np.ndarray, collect: bool) -> None:
+        self.returns = np.zeros(pairs)
+        self.lengths = np.zeros(pairs, np.int32)
+        self.sums = np.zeros((2, pairs if collect else 0, obs_size))  # of x and x * x, x = obs - offset
+        self.offset, self.collect = offset, collect
+        self.todo = deque(range(pairs))
+
+    def saw(self, pair: np.ndarray, obs: np.ndarray) -> None:
+        """Observations (k, o) that a policy acts on."""
+        if self.collect:
+            x = obs.astype(np.float64) - self.offset
+            self.sums[0, pair] += x
+            self.sums[1, pair] += x * x
+
+    def again(self, pair: int) -> None:
+        """Forget an episode that was lost and do it once more."""
+        self.returns[pair] = self.lengths[pair] = 0
+        if self.collect:
+            self.sums[:, pair] = 0
+        self.todo.appendleft(pair)
+
+    def moments(self) -> Moments:
+        """Summed in the order of the pairs."""
+        size = self.offset.shape[0]
+        if not self.collect:
+            return _as_moments(np.zeros(()), np.zeros(size), np.zeros(size))
+        count = float(self.lengths.sum())
+        first, second = self.sums.sum(axis=1)
+        mean = first / max(count, 1)
+        return _as_moments(np.asarray(count), self.offset + mean, np.maximum(second - count * mean * mean, 0))
+
+
+class HostEvaluator:
+    """Evaluator for a host environment; close it to give the simulators back.
+
+    Episode j of every candidate starts from the same seed where the environment honours seeds (``env.crn``).
+    """
+
+    on_host = True
+
+    def __init__(
+        self,
+        env: HostEnv,
+        policy: Policy,
+        episodes: int,
+        layout: HostLayout = HostLayout(),
+        collect_moments: bool = False,
+        seed: int = 0,
+        step_penalty: float = 0.0,
+    ) -> None:
+        if episodes < 1:
+            raise ValueError(f"episodes={episodes}: expected at least 1 episode per candidate")
+        self.env, self.policy, self.episodes, self.layout = env, policy, episodes, layout
+        self.collect_moments, self.seed, self.step_penalty = collect_moments, seed, step_penalty
+        self._lanes: Lanes | None = None
+        self._faults = 0
+
+    @property
+    def faults(self) -> int:
+        """Simulators that died and were replaced so far."""
+        return self._faults + (self._lanes.faults if self._lanes else 0)
+
+    def close(self) -> None:
+        if self._lanes is not None:
+            self._faults += self._lanes.faults
+            self._lanes.close()
+            self._lanes = None
+
+    def __enter__(self) -> HostEvaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, key: Key, candidates: PyTree, decode: Callable[[PyTree], Params]) -> Evaluation:
+        forward = _forward(self.policy)
+        decode = decode if isinstance(decode, Partial) else Partial(decode)
+        seeds = np.asarray(jax.random.randint(key, (self.episodes,), 0, MAX_SEED), np.int64)
+        n = jax.tree.leaves(candidates)[0].shape[0]
+        size = min(n, chunk_size(decode, self.policy, candidates, self.layout.max_bytes))
+        parts = []
+        try:
+            for first in range(0, n, size):
+                part = jax.tree.map(lambda x, first=first: x[first : first + size], candidates)
+                parts.append(self._roll_out(forward, forward.deploy(decode, part), seeds))
+        except BaseException:
+            self.close()  # its lanes are in the middle of something
+            raise
+        returns = np.concatenate([ledger.returns for ledger in parts]).reshape(n, -1)
+        lengths = np.concatenate([ledger.lengths for ledger in parts]).reshape(n, -1)
+        cost, bad = _finite_cost(returns - self.step_penalty * lengths)
+        moments = _merge([ledger.moments() for ledger in parts])
+        return Evaluation(cost, returns, lengths, lengths.sum(), moments, bad)  # type: ignore[arg-type]
+
+    def _pool(self, pairs: int) -> Lanes:
+        if self._lanes is None:
+            groups = max(1, min(self.layout.groups, pairs // WIDTH))
+            width = -(-min(self.layout.lanes, pairs) // groups)
+            self._lanes = self.env.lanes(width, groups, self.seed)
+        return self._lanes
+
+    def _roll_out(self, forward: _Forward, deployed: PyTree, seeds: np.ndarray) -> _Ledger:
+        n = jax.tree.leaves(deployed)[0].shape[0]
+        lanes = self._pool(n * self.episodes)
+        offset = np.asarray(self.policy.spec.obs_offset, np.float64)
+        ledger = _Ledger(n * self.episodes, len(offset), offset, self.collect_moments)
+        groups = [_Group(lanes.width, len(offset)) for _ in range(lanes.groups)]
+        for index, group in enumerate(groups):
+            self._send(lanes, index, group, ledger, forward, deployed, seeds)
+        while any(group.sent.size for group in groups):
+            for index, group in enumerate(groups):
+                if group.sent.size:
+                    self._receive(lanes, index, group, ledger)
+                    self._send(lanes, index, group, ledger, forward, deployed, seeds)
+        return ledger
+
+    def _receive(self, lanes: Lanes, index: int, group: _Group, ledger: _Ledger) -> None:
+        ticks = lanes.recv(index)
+        sent = group.sent
+        group.obs[sent] = ticks.obs
+        stepped = ~group.fresh[sent]
+        pair = group.pair[sent]
+        if ticks.lost.any():
+            for lane in sent[ticks.lost]:
+                ledger.again(group.pair[lane])
+            group.pair[sent[ticks.lost]] = -1
+            stepped &= ~ticks.lost
+        moved = pair[stepped]
+        ledger.returns[moved] += ticks.reward[stepped]
+        ledger.lengths[moved] += 1
+        ended = stepped & (ticks.terminated | ticks.truncated | (ledger.lengths[pair] >= self.env.spec.horizon))
+        group.pair[sent[ended]] = -1
+        group.fresh[sent] = False
+
+    def _send(
+        self,
+        lanes: Lanes,
+        index: int,
+        group: _Group,
+        ledger: _Ledger,
+        forward: _Forward,
+        deployed: PyTree,
+        seeds: np.ndarray,
+    ) -> None:
+        idle = np.flatnonzero(group.pair < 0)[: len(ledger.todo)]
+        if idle.size:
+            group.pair[idle] = [ledger.todo.popleft() for _ in idle]
+            group.fresh[idle] = True
+            group.candidate[idle] = group.pair[idle] // self.episodes
+            group.weights = forward.gather(deployed, group.candidate)
+        group.sent = sent = np.flatnonzero(group.pair >= 0)
+        if not sent.size:
+            return
+        fresh, pair = group.fresh[sent], group.pair[sent]
+        ledger.saw(pair[~fresh], group.obs[sent[~fresh]])
+        actions = np.asarray(forward.act(group.weights, group.obs))[sent]
+        lanes.send(index, sent, actions, np.where(fresh, seeds[pair % self.episodes], -1))
+
+
+def host_evaluator(
+    env: HostEnv,
+    policy: Policy,
+    episodes: int,
+    layout: HostLayout = HostLayout(),
+    collect_moments: bool = False,
+    seed: int = 0,
+    step_penalty: float = 0.0,
+) -> HostEvaluator:
+    """Evaluator for a host environment: n candidates x ``episodes`` episodes over a pool of simulator lanes.
+
+    Args:
+        env: the environment, such as ``envs.make("Hopper-v5")`` gives.
+        policy: the policy; ``policy.act_deployed`` is called on all lanes of a group at once.
+        episodes: per candidate, at least 1.
+        layout: lanes, groups and memory.
+        collect_moments: also return moments of the observations of living steps.
+        seed: of simulators that cannot be seeded at a reset.
+        step_penalty: what the cost counts every step worse than its reward; the returns do not.
+
+    Raises:
+        ValueError: fewer than one episode.
+    """
+    return HostEvaluator(env, policy, episodes, layout, collect_moments, seed, step_penalty)
+
+
+def _as_moments(*parts: Any) -> Moments:
+    return Moments(*parts)
+
+
+def _finite_cost(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`evaluate.finite_cost` in double precision, then float32: (n, r) -> cost (n,), count ()."""
+    bad_return = ~np.isfinite(returns)
+    with np.errstate(invalid="ignore"):
+        cost = -returns.mean(axis=1)
+    bad = ~np.isfinite(cost)
+    worst = cost[~bad].max() if not bad.all() else 0.0
+    return np.where(bad, worst, cost).astype(np.float32), np.asarray(bad_return.sum(), np.int32)
+
+
+def _merge(parts: list[Moments]) -> Moments:
+    total = parts[0]
+    for part in parts[1:]:
+        count = total.weight + part.weight
+        delta, share = part.mean - total.mean, part.weight / max(float(count), 1)
+        m2 = total.m2 + part.m2 + delta**2 * total.weight * share
+        total = Moments(count, total.mean + delta * share, m2)
+    return total

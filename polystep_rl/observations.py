@@ -1,0 +1,91 @@
+"""Observations of whole episodes, by random actions or by a policy: what scales and quantisers are calibrated on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from polystep_rl.types import Array, Env, HostEnv, Key
+
+Act = Callable[[Array], Array]  # one observation (o,) -> an action
+
+
+def random_action(env: Env | HostEnv, key: Key) -> Array:
+    """One action drawn uniformly from the action space."""
+    space = env.spec.action_space
+    if isinstance(space, spaces.Discrete):
+        return jax.random.randint(key, (), 0, int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        return jax.random.randint(key, space.shape, 0, jnp.asarray(space.nvec, jnp.int32))
+    low, high = jnp.asarray(space.low), jnp.asarray(space.high)
+    return jax.random.uniform(key, space.shape, low.dtype, low, high)
+
+
+def observations(env: Env | HostEnv, key: Key, episodes: int = 32, act: Act | None = None) -> np.ndarray:
+    """Every observation that was acted on in some episodes.
+
+    Args:
+        env: an environment with a flat Box observation.
+        key: for the episodes.
+        episodes: at least 1.
+        act: the policy; uniformly random actions by default.
+
+    Returns:
+        (N, o), living steps only, episode by episode (on the host: step by step), rows that are not finite left out.
+
+    Raises:
+        ValueError: no observation was finite.
+    """
+    rows = _on_host(env, key, episodes, act) if isinstance(env, HostEnv) else _on_device(env, key, episodes, act)
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    if not len(rows):
+        raise ValueError(f"{env.spec.id}: not one finite observation in {episodes} episodes")
+    return rows
+
+
+def _on_device(env: Env, key: Key, episodes: int, act: Act | None) -> np.ndarray:
+    def episode(key: Key) -> tuple[Array, Array]:
+        reset_key, action_key = jax.random.split(key)
+        state, obs = env.reset(reset_key)
+
+        def step(carry, key):  # type: ignore[no-untyped-def]
+            state, obs, alive = carry
+            out = env.step(state, random_action(env, key) if act is None else act(obs))
+            return (out.state, out.obs, alive & ~(out.terminated | out.truncated)), (obs, alive)
+
+        keys = jax.random.split(action_key, env.spec.horizon)
+        return jax.lax.scan(step, (state, obs, jnp.bool_(True)), keys)[1]
+
+    seen, alive = jax.jit(jax.vmap(episode))(jax.random.split(key, episodes))
+    return np.asarray(seen)[np.asarray(alive)]
+
+
+def _on_host(env: HostEnv, key: Key, episodes: int, act: Act | None) -> np.ndarray:
+    """An episode per lane."""
+    seeds = np.asarray(jax.random.randint(key, (episodes,), 0, 2**31 - 1), np.int64)
+    space = env.spec.action_space
+    space.seed(int(seeds[0]))
+    many = None if act is None else jax.jit(jax.vmap(act))
+    lanes = env.lanes(episodes, 1, int(seeds[0]))
+    seen: list[np.ndarray] = []
+    try:
+        alive = np.arange(episodes)
+        lanes.send(0, alive, np.stack([space.sample() for _ in alive]), seeds)
+        ticks = lanes.recv(0)
+        last = np.zeros((episodes, ticks.obs.shape[1]), np.float32)  # of every lane: the batch keeps its shape
+        while True:
+            alive, obs = (x[~(ticks.terminated | ticks.truncated | ticks.lost)] for x in (alive, ticks.obs))
+            if not alive.size or len(seen) >= env.spec.horizon:
+                break
+            seen.append(obs)
+            last[alive] = obs
+            actions = np.stack([space.sample() for _ in alive]) if many is None else np.asarray(many(last))[alive]
+            lanes.send(0, alive, actions, np.full(alive.size, -1))
+            ticks = lanes.recv(0)
+    finally:
+        lanes.close()
+    return np.concatenate(seen)

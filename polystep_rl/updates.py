@@ -1,0 +1,97 @@
+"""What happens to a search's steps in parameter space: an optimizer that they pass through, and averaging.
+
+Both wrap a strategy. Parameters keep their meaning when a subspace is redrawn, and so do momentum and averages here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, State, Strategy
+
+
+class TransformedState(NamedTuple):
+    """The wrapped state, and that of the transformation."""
+
+    inner: Any
+    transform: PyTree
+
+
+def transformed(
+    strategy: Strategy, shift: Callable[[State, Params], State], transform: optax.GradientTransformation
+) -> Strategy:
+    """Pass every step of the centre through an optax transformation.
+
+    The transformation is fed the displacement of the centre (a direction to go, not a gradient), and its output is
+    what the centre moves by: `optax.trace` and `optax.scale_by_adam` fit as they are.
+
+    Args:
+        strategy: the search.
+        shift: (state of strategy, change of the parameters) -> state; `polystep.shift` for PolyStep.
+        transform: the transformation, over a pytree like the parameters.
+    """
+
+    def init(key: Key, params: Params) -> TransformedState:
+        inner = strategy.init(key, params)
+        return TransformedState(inner, transform.init(strategy.params(inner)))
+
+    def tell(state: TransformedState, proposal: Proposal, cost: Array) -> tuple[TransformedState, Info]:
+        before = strategy.params(state.inner)
+        inner, info = strategy.tell(state.inner, proposal, cost)
+        moved = jax.tree.map(jnp.subtract, strategy.params(inner), before)
+        update, after = transform.update(moved, state.transform, before)
+        inner = shift(inner, jax.tree.map(jnp.subtract, update, moved))
+        return TransformedState(inner, after), {**info, "step_norm": optax.tree.norm(update)}
+
+    return Strategy(
+        init=init,
+        ask=lambda key, state: strategy.ask(key, state.inner),
+        decode=lambda state, candidates: strategy.decode(state.inner, candidates),
+        tell=tell,
+        params=lambda state: strategy.params(state.inner),
+    )
+
+
+class AveragedState(NamedTuple):
+    """The wrapped state, and the moving average of its centre."""
+
+    inner: Any
+    average: Params
+    told: Array  # () float32, generations
+
+
+def averaged(strategy: Strategy, decay: float) -> Strategy:
+    """Deploy an exponential moving average of the centre (Polyak and Juditsky 1992); the search itself is unchanged.
+
+    Args:
+        strategy: the search.
+        decay: in [0, 1): average <- decay average + (1 - decay) centre, with decay min(decay, t / (t + 1)) early on.
+
+    Raises:
+        ValueError: a decay outside [0, 1).
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"averaged: decay was {decay!r}, expected a number in [0, 1)")
+
+    def init(key: Key, params: Params) -> AveragedState:
+        inner = strategy.init(key, params)
+        return AveragedState(inner, strategy.params(inner), jnp.zeros((), jnp.float32))
+
+    def tell(state: AveragedState, proposal: Proposal, cost: Array) -> tuple[AveragedState, Info]:
+        inner, info = strategy.tell(state.inner, proposal, cost)
+        keep, centre = jnp.minimum(decay, state.told / (state.told + 1)), strategy.params(inner)
+        average = jax.tree.map(lambda a, x: (keep * a + (1 - keep) * x).astype(a.dtype), state.average, centre)
+        return AveragedState(inner, average, state.told + 1), info
+
+    return Strategy(
+        init=init,
+        ask=lambda key, state: strategy.ask(key, state.inner),
+        decode=lambda state, candidates: strategy.decode(state.inner, candidates),
+        tell=tell,
+        params=lambda state: state.average,
+    )

@@ -1,0 +1,154 @@
+"""Env steps per second of host evaluation, beside the same simulator driven with constant actions in the same run.
+
+    python scripts/bench_host.py --json docs/results/bench_host.json
+
+Two simulators are driven in turns, several times, by `host_evaluator` with a population of linear policies, and by
+their own vector interface with constant actions: EnvPool with as many lanes and threads, and for Gymnasium's worker
+processes `gymnasium.vector.AsyncVectorEnv` with as many lanes. Both sides count living steps only (a reset is no step)
+and reset on their own. A turn's ratio is that of two neighbouring measurements; the median of the turns counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import numpy as np
+import tyro
+
+from polystep_rl.cli.assemble import setup_jax
+from polystep_rl.envs import make_any
+from polystep_rl.host import HostEvaluator, HostLayout, host_evaluator
+from polystep_rl.policies import make_policy
+from polystep_rl.sysinfo import system_info
+from polystep_rl.types import HostEnv, Params
+
+
+class Case(NamedTuple):
+    """What is measured: a population of linear policies, and the share of the simulator's speed it should reach."""
+
+    env: str
+    simulator: str
+    lanes: int
+    candidates: int
+    episodes: int
+    bar: float
+
+
+CASES = (
+    Case("Hopper-v5", "envpool", 256, 256, 4, 0.9),
+    Case("Humanoid-v5", "envpool", 128, 128, 4, 0.9),
+    Case("CartPole-v1", "envpool", 1024, 4096, 8, 0.8),
+    Case("Hopper-v5", "gymnasium", 16, 64, 2, 0.85),
+    Case("CartPole-v1", "gymnasium", 16, 128, 4, 0.85),
+)
+
+
+@dataclass
+class Args:
+    """Measure host evaluation against the simulators' own speed."""
+
+    json: Path | None = None
+    """Write every figure, with hardware and versions, to this file."""
+    turns: int = 7
+    """Measurements of each side; the median of the ratios counts."""
+    seconds: float = 2.0
+    """Length of a measurement of the simulator alone."""
+    only: str = ""
+    """Part of a name, such as Hopper or envpool."""
+
+
+def evaluation_rate(evaluator: HostEvaluator, params: Params, turn: int) -> float:
+    """Living steps per second of one evaluation of a population."""
+    began = time.perf_counter()
+    found = evaluator(jax.random.key(turn), params, lambda x: x)
+    return float(found.env_steps) / (time.perf_counter() - began)
+
+
+def envpool_rate(case: Case, lanes: int, seconds: float) -> Callable[[], float]:
+    """EnvPool alone: zero actions, as many threads as cores."""
+    import envpool
+
+    pool = envpool.make(case.env, env_type="gymnasium", num_envs=lanes, num_threads=len(os.sched_getaffinity(0)))
+    space = pool.action_space
+    action = np.zeros((lanes, *space.shape), space.dtype if space.shape else np.int32)
+    pool.reset()
+    return lambda: _drive(lambda: pool.step(action), lanes, seconds)
+
+
+def gymnasium_rate(case: Case, lanes: int, seconds: float) -> Callable[[], float]:
+    """Gymnasium's own worker processes, one per lane, with zero actions."""
+    vector = gymnasium.vector.AsyncVectorEnv([lambda: gymnasium.make(case.env)] * lanes)
+    action = np.zeros(vector.action_space.shape, vector.action_space.dtype)
+    vector.reset(seed=0)
+    return lambda: _drive(lambda: vector.step(action), lanes, seconds)
+
+
+def _drive(step: Callable[[], tuple], lanes: int, seconds: float) -> float:
+    """Living steps per second: the tick after an episode's end is its reset."""
+    living, over, began = 0, np.zeros(lanes, bool), time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        _, _, terminated, truncated, _ = step()
+        living += lanes - int(over.sum())
+        over = terminated | truncated
+    return living / (time.perf_counter() - began)
+
+
+def measure(case: Case, args: Args) -> dict[str, Any]:
+    """One case, in turns."""
+    env = make_any(case.env, case.simulator)
+    assert isinstance(env, HostEnv)
+    policy = make_policy(env.spec, (), "float32")
+    params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), case.candidates))
+    params = jax.tree.map(lambda x: 0 * x, params)  # acts like the constant action, so that episodes are alike
+    alone = (envpool_rate if case.simulator == "envpool" else gymnasium_rate)(case, case.lanes, args.seconds)
+    turns = []
+    with host_evaluator(env, policy, case.episodes, HostLayout(lanes=case.lanes)) as evaluator:
+        evaluation_rate(evaluator, params, 0)  # compiles
+        alone()
+        for turn in range(1, args.turns + 1):
+            turns.append((evaluation_rate(evaluator, params, turn), alone()))
+    ratio = statistics.median(ours / theirs for ours, theirs in turns)
+    return {
+        **case._asdict(),
+        "ours": statistics.median(ours for ours, _ in turns),
+        "alone": statistics.median(theirs for _, theirs in turns),
+        "ratio": ratio,
+        "ratios": [ours / theirs for ours, theirs in turns],
+        "met": ratio >= case.bar,
+    }
+
+
+def main(args: Args) -> None:
+    warnings.simplefilter("ignore")
+    setup_jax()
+    load_before = os.getloadavg()
+    rows = []
+    print(f"{'environment':<14} {'simulator':<10} {'lanes':>5} {'ours/s':>10} {'alone/s':>10} {'ratio':>6}  bar")
+    for case in CASES:
+        if args.only.lower() not in f"{case.env} {case.simulator}".lower():
+            continue
+        row = measure(case, args)
+        rows.append(row)
+        print(
+            f"{case.env:<14} {case.simulator:<10} {case.lanes:>5} {row['ours']:>10,.0f} {row['alone']:>10,.0f} "
+            f"{row['ratio']:>6.2f}  {case.bar} {'met' if row['met'] else 'MISSED'}",
+            flush=True,
+        )
+    print(f"load average {load_before[0]:.2f} before, {os.getloadavg()[0]:.2f} after; {os.cpu_count()} cores")
+    if args.json:
+        record = {"system": system_info(), "load_average": [load_before, os.getloadavg()], "cases": rows}
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,151 @@
+"""Host evaluation: a pair's result depends on the pair alone, whatever lanes, groups, chunks and dying simulators."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from polystep_rl.host import HostLayout, host_evaluator
+from polystep_rl.policies import make_policy
+from polystep_rl.statistics import merge
+from polystep_rl.types import Moments
+
+_spec = importlib.util.spec_from_file_location("host_task", Path(__file__).with_name("host_task.py"))
+host_task = importlib.util.module_from_spec(_spec)
+sys.modules["host_task"] = host_task
+_spec.loader.exec_module(host_task)
+PointEnv = host_task.PointEnv
+
+N, R = 9, 3
+KEY = jax.random.key(5)
+
+
+def candidates(policy, n=N):
+    return jax.vmap(policy.init)(jax.random.split(jax.random.key(1), n))
+
+
+def evaluate(env, layout=HostLayout(), n=N, **kwargs):
+    policy = make_policy(env.spec, (5,), "float32")
+    with host_evaluator(env, policy, R, layout, **kwargs) as evaluator:
+        return evaluator(KEY, candidates(policy, n), lambda x: x)
+
+
+def by_hand(env):
+    """Returns, lengths and all observations acted on, one episode at a time."""
+    policy = make_policy(env.spec, (5,), "float32")
+    params = candidates(policy)
+    seeds = np.asarray(jax.random.randint(KEY, (R,), 0, 2**31 - 1), np.int64)
+    returns, lengths, seen = np.zeros((N, R)), np.zeros((N, R), int), []
+    act = jax.jit(policy.act)
+    for i in range(N):
+        own = jax.tree.map(lambda x, i=i: x[i], params)
+        for j in range(R):
+            lanes, lane, none = env.lanes(1, 1, 0), np.array([0]), np.zeros((1, 1))
+            lanes.send(0, lane, none, seeds[j : j + 1])
+            ticks = lanes.recv(0)
+            while not ticks.terminated[0] and lengths[i, j] < env.spec.horizon:
+                seen.append(ticks.obs[0])
+                lanes.send(0, lane, np.asarray(act(own, ticks.obs[0]))[None], np.array([-1]))
+                ticks = lanes.recv(0)
+                returns[i, j] += ticks.reward[0]
+                lengths[i, j] += 1
+    return returns, lengths, np.array(seen, np.float64)
+
+
+def test_equals_single_episodes_by_hand():
+    env = PointEnv()
+    found = evaluate(env, collect_moments=True)
+    returns, lengths, seen = by_hand(env)
+    np.testing.assert_array_equal(found.lengths, lengths)
+    np.testing.assert_allclose(found.returns, returns, rtol=1e-5)
+    np.testing.assert_allclose(found.cost, -returns.mean(1), rtol=1e-5)
+    assert found.env_steps == lengths.sum() == found.obs_moments.weight
+    np.testing.assert_allclose(found.obs_moments.mean, seen.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found.obs_moments.m2, ((seen - seen.mean(0)) ** 2).sum(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [HostLayout(1, 1), HostLayout(5, 1), HostLayout(18, 2), HostLayout(24, 3)], ids=str)
+def test_lanes_and_groups_change_nothing(layout):
+    reference, other = evaluate(PointEnv(), collect_moments=True), evaluate(PointEnv(), layout, collect_moments=True)
+    for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_chunks_change_only_how_moments_are_summed():
+    reference = evaluate(PointEnv(), collect_moments=True)
+    env = PointEnv()
+    other = evaluate(env, HostLayout(max_bytes=1), collect_moments=True)  # a candidate at a time
+    np.testing.assert_array_equal(reference.returns, other.returns)
+    for a, b in zip(reference.obs_moments, other.obs_moments, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+    assert len(env.pools) == 1 and env.pools[0].width == R
+
+
+def test_lost_episodes_are_run_again():
+    rng = np.random.default_rng(0)
+    env = PointEnv(lose=lambda tick, lane: rng.random() < 0.05)
+    reference, other = evaluate(PointEnv(), collect_moments=True), evaluate(env, collect_moments=True)
+    assert env.pools[0].faults > 3
+    for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_identical_candidates_get_identical_costs():
+    env = PointEnv()
+    policy = make_policy(env.spec, (5,), "binary")
+    same = jax.tree.map(lambda x: jax.numpy.stack([x] * 40), policy.init(KEY))
+    with host_evaluator(env, policy, 2) as evaluator:
+        found = evaluator(KEY, same, lambda x: x)
+    assert len(set(np.asarray(found.cost).tolist())) == 1 and len(set(found.returns[0].tolist())) == 2
+
+
+def test_horizon_cuts():
+    found = evaluate(PointEnv(longest=30, horizon=4))
+    assert found.lengths.max() == 4
+
+
+def test_step_penalty_is_in_the_cost_alone():
+    plain, shaped = evaluate(PointEnv()), evaluate(PointEnv(), step_penalty=0.5)
+    np.testing.assert_array_equal(plain.returns, shaped.returns)
+    np.testing.assert_allclose(shaped.cost, plain.cost + 0.5 * plain.lengths.mean(1), rtol=1e-5)
+
+
+def test_not_a_number_becomes_the_worst_finite_cost():
+    found = evaluate(PointEnv(mad=3), HostLayout(lanes=N * R, groups=1))
+    bad = ~np.isfinite(found.returns).all(1)
+    assert bad.any() and not bad.all() and np.isfinite(found.cost).all()
+    assert (found.cost[bad] == found.cost[~bad].max()).all() and found.nonfinite == (~np.isfinite(found.returns)).sum()
+
+
+def test_a_pool_is_closed_when_something_breaks():
+    env = PointEnv()
+    policy = make_policy(env.spec, (5,), "float32")
+    evaluator = host_evaluator(env, policy, R)
+    evaluator(KEY, candidates(policy), lambda x: x)
+    env.pools[0].recv = lambda group: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        evaluator(KEY, candidates(policy), lambda x: x)
+    assert env.pools[0].closed
+    evaluator(KEY, candidates(policy), lambda x: x)  # a new one
+    assert len(env.pools) == 2
+
+
+def test_no_episodes_are_refused():
+    env = PointEnv()
+    with pytest.raises(ValueError, match="expected at least 1"):
+        host_evaluator(env, make_policy(env.spec, (), "float32"), 0)
+
+
+def test_moments_merge_in_any_split():
+    rows = np.random.default_rng(1).normal(3, 2, (100, 4))
+    of = lambda x: Moments(np.float32(len(x)), x.mean(0), ((x - x.mean(0)) ** 2).sum(0))  # noqa: E731
+    whole = of(rows)
+    for cut in (1, 37, 99):
+        for a, b in zip(merge(of(rows[:cut]), of(rows[cut:])), whole, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5)
+    empty = Moments(np.float32(0), np.zeros(4), np.zeros(4))
+    for a, b in zip(merge(empty, whole), whole, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
