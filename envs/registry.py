@@ -113,7 +113,12 @@ def make_any(
     if chosen == "envpool":
         from polystep_rl.envs.envpool_env import EnvPoolEnv
 
-        return EnvPoolEnv(env_id, env_kwargs, max_episode_steps)
+        try:
+            return EnvPoolEnv(env_id, env_kwargs, max_episode_steps)
+        except ValueError:
+            if simulator != "auto":
+                raise
+            # Spaces or options that only Gymnasium has, or that nobody has: then it says so.
     from polystep_rl.envs.gymnasium_env import GymnasiumEnv
 
     return GymnasiumEnv(env_id, env_kwargs, wrappers, max_episode_steps, _worker_count(workers))

@@ -124,7 +124,8 @@ class EnvSet:
                     where = "step"
                     if own is None:
                         own = self._convert(actions)  # of all jobs at once, as soon as there is an environment
-                    observation, reward, terminated, truncated, _ = env.step(own[job])
+                    observation, paid, terminated, truncated, _ = env.step(own[job])
+                    reward = float(paid)
                     flag = TERMINATED * bool(terminated) + TRUNCATED * bool(truncated)
                 obs[row], rewards[row], flags[row] = self._flatten(observation), reward, flag
                 counter += 1

@@ -101,10 +101,10 @@ def _shifted(start: np.ndarray, shape: tuple[int, ...], dtype: Any) -> Callable[
     """Integers from 0 to integers from ``start``; the last axis, where there is one, is brought to ``shape``."""
 
     def convert(action: np.ndarray) -> Any:
-        action = np.asarray(action)
-        lead = action.shape[: action.ndim - start.ndim]
-        own = (action + start).astype(dtype).reshape(lead + shape)
-        return own if own.ndim else own[()]  # a NumPy integer, as Discrete.sample() gives
+        own = np.add(action, start, dtype=dtype, casting="unsafe")
+        if start.ndim:
+            own = own.reshape(own.shape[:-1] + shape)
+        return own  # for one action of a Discrete a NumPy integer, as its sample() is
 
     return convert
 

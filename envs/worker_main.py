@@ -11,7 +11,6 @@ import contextlib
 import json
 import mmap
 import os
-import select
 import signal
 import struct
 import sys
@@ -19,7 +18,7 @@ import threading
 import types
 from typing import Any, NamedTuple
 
-COMMAND = struct.Struct("=ii")  # group, number of lanes sent in all; group CLOSE ends the worker
+COMMAND = struct.Struct("=iii")  # group, first row, row behind the last; group CLOSE ends the worker
 CLOSE = -1
 LENGTH = struct.Struct("=i")  # goes before the configuration
 DONE = b"k"
@@ -42,8 +41,8 @@ class Layout(NamedTuple):
 def layout(sizes: Layout, memory: mmap.mmap | None) -> tuple[int, dict[str, Any]]:
     """The bytes needed, and the arrays in a memory of that size (none without one).
 
-    Everything of a tick lies in the order in which it was sent, so that it is copied in one piece. ``beats`` grows
-    with every lane that a worker has stepped: a sign of life.
+    The rows of a tick lie together by worker, so that each has a slice. ``beats`` grows with every lane that a worker
+    has stepped: a sign of life.
     """
     import numpy as np
 
@@ -66,11 +65,12 @@ def layout(sizes: Layout, memory: mmap.mmap | None) -> tuple[int, dict[str, Any]
     return offset, arrays
 
 
-def _die_with_parent(commands: int) -> None:
-    """Wait until the other end of the command pipe is closed, whatever the environment is busy with."""
-    poll = select.poll()
-    poll.register(commands, 0)  # a hang-up alone
-    poll.poll()
+def _die_with_parent(lifeline: int) -> None:
+    """Wait until the parent's end of a pipe is closed, whatever the environment is busy with; nothing is written to it.
+
+    The command pipe would do, but each command would wake this thread too.
+    """
+    os.read(lifeline, 1)
     os._exit(0)
 
 
@@ -95,13 +95,11 @@ def _env_set(recipe: list[Any]) -> Any:
     return EnvSet(Recipe(*recipe))
 
 
-def serve(commands: int, answers: int, memory_fd: int) -> None:
+def serve(commands: int, answers: int, memory_fd: int, lifeline: int) -> None:
     """Work off the commands in order until told to close."""
     config = json.loads(_read(commands, LENGTH.unpack(_read(commands, LENGTH.size))[0]))
-    threading.Thread(target=_die_with_parent, args=(commands,), daemon=True).start()
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     sys.path[:] = config["path"]
-    import numpy as np
-
     sizes, index = Layout(*config["sizes"]), config["index"]
     memory = mmap.mmap(memory_fd, layout(sizes, None)[0])
     arrays = layout(sizes, memory)[1]
@@ -109,27 +107,25 @@ def serve(commands: int, answers: int, memory_fd: int) -> None:
     envs = _env_set(config["recipe"])
     os.write(answers, DONE)  # started
     while True:
-        group, count = COMMAND.unpack(_read(commands, COMMAND.size))
+        group, start, stop = COMMAND.unpack(_read(commands, COMMAND.size))
         if group == CLOSE:
             envs.close()
             return
-        lanes = arrays["lanes"][group, :count]
-        mine = np.flatnonzero(lanes % sizes.workers == index)
-        keys = [(group, lane) for lane in lanes[mine].tolist()]
-        jobs = list(zip(mine.tolist(), keys, arrays["seeds"][group, mine].tolist(), strict=True))
+        lanes, seeds = arrays["lanes"][group, start:stop].tolist(), arrays["seeds"][group, start:stop].tolist()
+        jobs = list(zip(range(start, stop), [(group, lane) for lane in lanes], seeds, strict=True))
         out = arrays["obs"][group], arrays["rewards"][group], arrays["flags"][group], beat
-        envs.tick(jobs, arrays["actions"][group, mine], out)
+        envs.tick(jobs, arrays["actions"][group, start:stop], out)
         os.write(answers, DONE)
 
 
 def main() -> None:
-    """``worker_main.py COMMANDS ANSWERS MEMORY``: three inherited file descriptors."""
+    """``worker_main.py COMMANDS ANSWERS MEMORY LIFELINE``: four inherited file descriptors."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
-    commands, answers, memory_fd = map(int, sys.argv[1:4])
-    for descriptor in (commands, answers, memory_fd):
+    commands, answers, memory_fd, lifeline = map(int, sys.argv[1:5])
+    for descriptor in (commands, answers, memory_fd, lifeline):
         os.set_inheritable(descriptor, False)  # what an environment starts must not keep them open
     try:
-        serve(commands, answers, memory_fd)
+        serve(commands, answers, memory_fd, lifeline)
     except BaseException as error:  # an environment may also call sys.exit
         text = " ".join((str(error) if type(error).__name__ == "EnvFailure" else repr(error)).split())
         with contextlib.suppress(OSError):  # the parent may be gone

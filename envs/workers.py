@@ -2,7 +2,7 @@
 
 A worker is a fresh Python that runs worker_main.py, which imports no JAX: nothing is forked from a process with
 threads, and starting one takes a quarter of a second. What a tick needs lies in shared memory that has no name, so
-nothing is left behind however the processes end; eight bytes through a pipe start it and one byte answers.
+nothing is left behind however the processes end; twelve bytes through a pipe start it and one byte answers.
 
 A worker that crashes, whose environment raises, or that shows no sign of life is killed and replaced, and what it was
 doing is reported as lost. The episodes are for the caller to begin anew.
@@ -11,6 +11,7 @@ doing is reported as lost. The episodes are for the caller to begin anew.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import mmap
 import os
@@ -43,18 +44,18 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 class _Worker:
     """One process, its two pipes, and the ticks that it has been sent and not yet answered."""
 
-    def __init__(self, config: bytes, memory: int) -> None:
+    def __init__(self, config: bytes, inherited: tuple[int, int]) -> None:
         self.faults_in_a_row = 0
         self.pending: deque[int] = deque()  # groups, in the order in which they are worked off
         self._config = config
-        self._memory = memory
+        self._inherited = inherited  # the memory, and the lifeline's end to read
         self.start()
 
     def start(self) -> None:
         their_commands, self._commands = os.pipe()
         self._answers, their_answers = os.pipe()
         script = str(Path(__file__).with_name("worker_main.py"))
-        theirs = (their_commands, their_answers, self._memory)
+        theirs = (their_commands, their_answers, *self._inherited)
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-W", "ignore", script, *map(str, theirs)],  # make_single has warned here
@@ -133,16 +134,18 @@ class WorkerLanes:
         workers = min(workers, width)
         sizes = _sizes(spec, width, groups, workers)
         size = layout(sizes, None)[0]
-        self._memory = _anonymous_memory(size)
-        self._arrays = layout(sizes, mmap.mmap(self._memory, size))[1]
-        self._sent: dict[int, np.ndarray] = {}  # group -> lanes
+        memory = _anonymous_memory(size)
+        lifeline, parents_end = os.pipe()  # workers see it close when this process ends, however it does
+        self._arrays = layout(sizes, mmap.mmap(memory, size))[1]
+        # group -> the order of its rows in memory, by worker, and the rows of each worker
+        self._sent: dict[int, tuple[np.ndarray, list[tuple[int, int]]]] = {}
         self._lost: list[set[int]] = [set() for _ in range(groups)]  # workers that died before they answered a group
         self._workers: list[_Worker] = []
-        self._finalizer = weakref.finalize(self, _end_all, self._workers, self._memory)
+        self._finalizer = weakref.finalize(self, _end_all, self._workers, (memory, lifeline, parents_end))
         path = [entry or os.getcwd() for entry in sys.path]
         for index in range(workers):
             config = {"path": path, "sizes": sizes, "index": index, "recipe": recipe}
-            self._workers.append(_Worker(json.dumps(config).encode(), self._memory))
+            self._workers.append(_Worker(json.dumps(config).encode(), (memory, lifeline)))
 
     def send(self, group: int, lanes: np.ndarray, actions: np.ndarray, seeds: np.ndarray) -> None:
         """See types.Lanes."""
@@ -150,15 +153,14 @@ class WorkerLanes:
             raise ValueError("the pool is closed")
         if group in self._sent:
             raise ValueError(f"group {group} was sent twice without being received")
-        lanes = np.array(lanes, np.int64)
-        k = len(lanes)
+        order, rows = _plan(np.asarray(lanes, np.int64).tobytes(), len(self._workers))
         for name, values in (("lanes", lanes), ("actions", actions), ("seeds", seeds)):
-            self._arrays[name][group, :k] = values
-        self._sent[group] = lanes
-        command = COMMAND.pack(group, k)
-        for index in np.unique(lanes % len(self._workers)).tolist():
-            self._workers[index].write(command)
-            self._workers[index].pending.append(group)
+            self._arrays[name][group, : len(order)] = values[order]
+        self._sent[group] = order, rows
+        for worker, (start, stop) in zip(self._workers, rows, strict=True):
+            if start < stop:
+                worker.write(COMMAND.pack(group, start, stop))
+                worker.pending.append(group)
 
     def recv(self, group: int) -> Ticks:
         """See types.Lanes. Raises RuntimeError, one line, where a worker keeps failing."""
@@ -167,16 +169,18 @@ class WorkerLanes:
         for index, worker in enumerate(self._workers):
             while group in worker.pending:
                 self._wait(index, worker)
-        lanes = self._sent.pop(group)
-        k = len(lanes)
-        obs, reward, flags = (self._arrays[name][group, :k].copy() for name in ("obs", "rewards", "flags"))
-        if self._lost[group]:
-            gone = np.isin(lanes % len(self._workers), list(self._lost[group]))
-            obs[gone], reward[gone], flags[gone] = 0.0, 0.0, LOST
-            self._lost[group].clear()
+        order, rows = self._sent.pop(group)
+        fields = [self._arrays[name][group, : len(order)] for name in ("obs", "rewards", "flags")]
+        for index in self._lost[group]:
+            for field, value in zip(fields, (0.0, 0.0, LOST), strict=True):
+                field[slice(*rows[index])] = value
+        self._lost[group].clear()
         if self.faults:
-            for index in np.unique(lanes[flags & (TERMINATED | TRUNCATED) > 0] % len(self._workers)).tolist():
-                self._workers[index].faults_in_a_row = 0
+            for worker, row in zip(self._workers, rows, strict=True):
+                if (fields[2][slice(*row)] & (TERMINATED | TRUNCATED)).any():
+                    worker.faults_in_a_row = 0
+        obs, reward, flags = (np.empty_like(field) for field in fields)
+        obs[order], reward[order], flags[order] = fields
         return Ticks(obs, reward, flags & TERMINATED > 0, flags & TRUNCATED > 0, flags & LOST > 0)
 
     def close(self) -> None:
@@ -222,6 +226,14 @@ class WorkerLanes:
         worker.start()
 
 
+@functools.lru_cache(maxsize=16)  # most ticks are sent to the same lanes as the one before
+def _plan(lanes: bytes, workers: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The order in which a tick's lanes (int64) lie in memory, by worker, and the rows of each worker (start, stop)."""
+    owner = np.frombuffer(lanes, np.int64) % workers
+    stops = np.bincount(owner, minlength=workers).cumsum().tolist()
+    return np.argsort(owner, kind="stable"), list(zip([0, *stops], stops, strict=False))
+
+
 def _sizes(spec: EnvSpec, width: int, groups: int, workers: int) -> Layout:
     action = spec.action_space
     shape = () if isinstance(action, spaces.Discrete) else action.shape
@@ -240,14 +252,15 @@ def _anonymous_memory(size: int) -> int:
     return memory
 
 
-def _end_all(workers: list[_Worker], memory: int) -> None:
+def _end_all(workers: list[_Worker], descriptors: tuple[int, ...]) -> None:
     """Let every worker close its environments, and kill what does not."""
     for worker in workers:
         if worker.process.poll() is None:
-            worker.write(COMMAND.pack(CLOSE, 0))
+            worker.write(COMMAND.pack(CLOSE, 0, 0))
     deadline = time.monotonic() + _GRACE
     for worker in workers:
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.process.wait(max(0.0, deadline - time.monotonic()))
         worker.end()
-    os.close(memory)
+    for descriptor in descriptors:
+        os.close(descriptor)

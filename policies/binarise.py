@@ -68,14 +68,14 @@ def binarise(
         else:
             signs = np.where(w >= 0, 1.0, -1.0)
             bias = _output_bias(layer, signs, w, z, y, squash(float_spec, y) if layer.activation == "requant" else None)
-        result[str(index)] = latents(layer, signs, bias, w)
+        result[str(index)] = sized(layer, signs, bias, w)
         t = activation(float_spec, y)
     return result
 
 
-def latents(layer: LayerPlan, signs: np.ndarray, bias: np.ndarray, w: np.ndarray) -> dict[str, np.ndarray]:
+def sized(layer: LayerPlan, signs: np.ndarray, bias: np.ndarray, w: np.ndarray) -> dict[str, np.ndarray]:
     """Latents that deploy to these signs (m, k) and integer biases (m,), as large as the float weights w (m, k)."""
-    size = np.abs(w) + 1e-30
+    size = np.abs(w).astype(np.float64) + 1e-30
     axis = 1 if layer.activation == "sign" else (0, 1)
     size = np.maximum(size / np.sqrt((size**2).mean(axis=axis, keepdims=True)), SMALLEST)
     size = size / np.sqrt((size**2).mean(axis=axis, keepdims=True))

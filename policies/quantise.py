@@ -4,9 +4,10 @@ A quarter of the calibration observations, drawn with a fixed seed, is held out;
 
 int8    ``round`` takes the float latents as they are; ``scaled`` chooses a scale for every unit and keeps the mean
         pre-activation (`layerwise.py` without regression); ``refit`` regresses each layer on its quantised inputs too.
+        ``descent`` goes on from the best of those with all layers at once (`descent.py`).
 binary  ``sign`` is XNOR-Net's sign(w) (`layerwise.py`); ``bias`` regresses, centres the outputs and finds the best
         thresholds (`binarise.py` without flips); ``greedy`` flips signs layer by layer; ``descent`` goes on from the
-        best of those with all layers at once (`descent.py`).
+        two best of those.
 float   (int8-act, binary-act) ``round`` and ``refit``.
 
 Each is also tried with other input scales: ``+range``, where the float policy's are too narrow or too wide, lets the
@@ -24,8 +25,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from polystep_rl.policies.binarise import binarise
-from polystep_rl.policies.descent import descend
+from polystep_rl.policies.binarise import binarise, sized
+from polystep_rl.policies.descent import TRIALS, descend
 from polystep_rl.policies.forward import actions, choices, finite, integer_weights, outputs, squash
 from polystep_rl.policies.layerwise import Layers, layerwise
 from polystep_rl.policies.mlp import frozen
@@ -57,7 +58,12 @@ class Quantised(NamedTuple):
 
 
 def quantise(
-    spec: PolicySpec, params: Params, precision: str, observations: np.ndarray, hidden_multiple: int = 1
+    spec: PolicySpec,
+    params: Params,
+    precision: str,
+    observations: np.ndarray,
+    hidden_multiple: int = 1,
+    trials: int = TRIALS,
 ) -> Quantised:
     """A float32 policy as a policy of another precision that acts as nearly as it can like it.
 
@@ -66,6 +72,7 @@ def quantise(
         precision: the precision wanted.
         observations: (n, o) observations that the policy meets, n at least 1, a few thousand to be good.
         hidden_multiple: binary only: units of each hidden layer for each of the float policy's.
+        trials: changes that ``descent`` may try; int8 and binary only.
 
     Raises:
         ValueError: a policy that is not float32, an unknown precision, no finite observation, or a multiple that
@@ -105,7 +112,7 @@ def quantise(
         for start in starts:
             target, latents = found[start]
             wanted = _wanted(spec, params, fit)
-            add(f"descent from {start}", target, descend(target, latents, fit, wanted))
+            add(f"descent from {start}", target, descend(target, latents, fit, wanted, trials))
     chosen = min(measured, key=lambda name: _badness(measured[name]))
     return Quantised(*found[chosen], chosen, measured)
 
@@ -174,7 +181,7 @@ def _input_scales(
         yield "+range", *rescaled(spec, params, middle, np.where(varies, half, old) / limit)
     if precision == "binary":
         norm = np.sqrt((np.asarray(params["0"]["w"], np.float64) ** 2).mean(axis=0)) / old  # of one unit of observation
-        norm = np.maximum(norm, 1e-3 * norm.max() + 1e-30)
+        norm = np.maximum(norm, 1e-3 * float(norm.max()) + 1e-30)
         span = np.where(varies, half * norm, 0.0).max()
         if span > 0:
             yield "+columns", *rescaled(spec, params, middle, span / limit / norm)
@@ -183,7 +190,7 @@ def _input_scales(
 def rescaled(spec: PolicySpec, params: Params, offset: np.ndarray, scale: np.ndarray) -> tuple[PolicySpec, Params]:
     """The same float policy with other input scales (o,): the first layer takes over the difference."""
     old_offset, old_scale = (np.asarray(v, np.float64) for v in (spec.obs_offset, spec.obs_scale))
-    offset, scale = np.float32(offset).astype(np.float64), np.float32(scale).astype(np.float64)
+    offset, scale = (np.asarray(v, np.float32).astype(np.float64) for v in (offset, scale))
     w = np.asarray(params["0"]["w"], np.float64)
     b = params["0"]["b"] + w @ ((offset - old_offset) / old_scale) / np.sqrt(w.shape[1])
     first = {"w": (w * (scale / old_scale)).astype(np.float32), "b": b.astype(np.float32)}
@@ -191,7 +198,7 @@ def rescaled(spec: PolicySpec, params: Params, offset: np.ndarray, scale: np.nda
 
 
 def _snapped(spec: PolicySpec, latents: Layers) -> Layers:
-    """Latents on the integers that they deploy to, of the same policy; binary weights keep their sizes."""
+    """Latents on the integers that they deploy to, of the same policy; binary ones keep their relative sizes."""
     if spec.precision not in INTEGER_PRECISIONS:
         return {i: {name: np.asarray(leaf, np.float32) for name, leaf in layer.items()} for i, layer in latents.items()}
     result = {}
@@ -199,12 +206,9 @@ def _snapped(spec: PolicySpec, latents: Layers) -> Layers:
         old = latents[str(index)]
         w, b = integer_weights(layer, old["w"], old["b"])
         if layer.weight_max == 1:
-            axis = 1 if layer.activation == "sign" else (0, 1)
-            size = np.abs(old["w"]) + np.float32(1e-30)
-            w = w * size / np.sqrt((size.astype(np.float64) ** 2).mean(axis=axis, keepdims=True))
-        else:
-            w = w / WEIGHT_UNIT
-        result[str(index)] = {"w": w.astype(np.float32), "b": (b / layer.bias_unit).astype(np.float32)}
+            result[str(index)] = sized(layer, w, b, old["w"])
+            continue
+        result[str(index)] = {"w": (w / WEIGHT_UNIT).astype(np.float32), "b": (b / layer.bias_unit).astype(np.float32)}
     return result
 
 

@@ -62,6 +62,11 @@ class TrainConfig:
     observation_scale: Literal["episodes", "bounds", "none", "running"] = "episodes"
     """Input scales: from episodes of random actions, from the bounds of the observation space, none, or running
     statistics of all observations that training acted on."""
+    init: str | None = None
+    """Start at this policy instead of a random one, quantised first to --policy: a run folder, a policy file, a model
+    of stable-baselines3 (.zip) or a foreign MLP. Its layers and input scales are kept."""
+    init_widen: int = 1
+    """With --init and a binary policy: hidden units for each of the given policy's."""
     init_scale: float = 1.0
     """Multiplies the random start of the search."""
     observation_unit: float = 1.0
@@ -186,12 +191,20 @@ _AT_LEAST = {
     **dict.fromkeys(("seed", "redraw_every", "momentum", "kl_penalty", "epsilon_final", "learning_starts"), 0),
     **dict.fromkeys(("ent_coef", "vf_coef", "gamma", "gae_lambda", "learning_rate_final"), 0),
     **dict.fromkeys(("exploration_fraction", "exploration_final_eps", "averaging", "init_scale"), 0),
-    "max_episode_steps": 1,
+    **dict.fromkeys(("max_episode_steps", "init_widen"), 1),
     "population": 2,
 }
-_AT_MOST = dict.fromkeys(("gamma", "gae_lambda", "exploration_fraction", "exploration_final_eps"), 1)
+_AT_MOST = dict.fromkeys(("elite_ratio", "gamma", "gae_lambda", "exploration_fraction", "exploration_final_eps"), 1)
 _ABOVE_ZERO = {"epsilon", "step_radius", "step_radius_final", "probe_radius", "probe_radius_final", "sigma"}
-_ABOVE_ZERO |= {"learning_rate", "wall_seconds", "observation_unit", "sigma_final", "clip_range", "max_grad_norm"}
+_ABOVE_ZERO |= {
+    "elite_ratio",
+    "learning_rate",
+    "wall_seconds",
+    "observation_unit",
+    "sigma_final",
+    "clip_range",
+    "max_grad_norm",
+}
 _INFINITE_OK = {"kl_penalty", "wall_seconds"}
 MAX_SEED = 2**32 - 1  # beyond it, jax.random.key gives the same stream to many seeds
 

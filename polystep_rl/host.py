@@ -9,7 +9,7 @@ simulators that died on the way, whose episodes are run again.
 from __future__ import annotations
 
 import functools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +23,11 @@ from polystep_rl.rollout import WIDTH
 from polystep_rl.types import Array, Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
 
 MAX_SEED = 2**31 - 1
+MAX_LOSSES = 5  # of one episode
+
+
+class SimulatorError(RuntimeError):
+    """The simulators of an environment cannot go on. One line saying why."""
 
 
 class HostLayout(NamedTuple):
@@ -76,6 +81,7 @@ class _Ledger:
         self.sums = np.zeros((2, pairs if collect else 0, obs_size))  # of x and x * x, x = obs - offset
         self.offset, self.collect = offset, collect
         self.todo = deque(range(pairs))
+        self.losses: Counter[int] = Counter()
 
     def saw(self, pair: np.ndarray, obs: np.ndarray) -> None:
         """Observations (k, o) that a policy acts on."""
@@ -84,8 +90,11 @@ class _Ledger:
             self.sums[0, pair] += x
             self.sums[1, pair] += x * x
 
-    def again(self, pair: int) -> None:
-        """Forget an episode that was lost and do it once more."""
+    def again(self, pair: int, why: str) -> None:
+        """Forget an episode that was lost and do it once more; SimulatorError if that happens over and over."""
+        self.losses[pair] += 1
+        if self.losses[pair] >= MAX_LOSSES:
+            raise SimulatorError(f"an episode was lost {MAX_LOSSES} times in a row: {why}")
         self.returns[pair] = self.lengths[pair] = 0
         if self.collect:
             self.sums[:, pair] = 0
@@ -187,14 +196,14 @@ class HostEvaluator:
         return ledger
 
     def _receive(self, lanes: Lanes, index: int, group: _Group, ledger: _Ledger) -> None:
-        ticks = lanes.recv(index)
+        ticks = _asked(lanes.recv, index)
         sent = group.sent
         group.obs[sent] = ticks.obs
         stepped = ~group.fresh[sent]
         pair = group.pair[sent]
         if ticks.lost.any():
             for lane in sent[ticks.lost]:
-                ledger.again(group.pair[lane])
+                ledger.again(int(group.pair[lane]), getattr(lanes, "last_fault", "its simulator died"))
             group.pair[sent[ticks.lost]] = -1
             stepped &= ~ticks.lost
         moved = pair[stepped]
@@ -226,7 +235,15 @@ class HostEvaluator:
         fresh, pair = group.fresh[sent], group.pair[sent]
         ledger.saw(pair[~fresh], group.obs[sent[~fresh]])
         actions = np.asarray(forward.act(group.weights, group.obs))[sent]
-        lanes.send(index, sent, actions, np.where(fresh, seeds[pair % self.episodes], -1))
+        _asked(lanes.send, index, sent, actions, np.where(fresh, seeds[pair % self.episodes], -1))
+
+
+def _asked(call: Callable[..., Any], *args: Any) -> Any:
+    """Ask a pool for something; what it fails with is its own error."""
+    try:
+        return call(*args)
+    except RuntimeError as error:
+        raise SimulatorError(str(error)) from error
 
 
 def host_evaluator(

@@ -90,7 +90,7 @@ class AdaptiveConfig(PopulationConfig):
 
 @dataclass(frozen=True)
 class EvolutionConfig(PopulationConfig):
-    """An evolution strategy with Adam: open_es, ars."""
+    """An evolution strategy with Adam: open_es."""
 
     sigma_final: float | None = None
     """Where sigma goes over the schedule; none is constant."""
@@ -100,6 +100,16 @@ class EvolutionConfig(PopulationConfig):
     """Where the learning rate goes over the schedule; none is constant."""
     schedule_generations: int = 100
     """Generations that the cosine schedules of sigma and the learning rate take."""
+
+
+@dataclass(frozen=True)
+class ArsConfig(EvolutionConfig):
+    """Augmented random search (arXiv:1803.07055); with running observation statistics it is the paper's V2-t."""
+
+    learning_rate: float = 0.1
+    """Step along the estimated gradient, in parameter units: plain descent, as published."""
+    elite_ratio: float = 0.5
+    """Share of the directions that count, those with the best candidates."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +278,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "sep_cma_es": PopulationConfig,
     "snes": AdaptiveConfig,
     "pgpe": AdaptiveConfig,
-    "ars": EvolutionConfig,
+    "ars": ArsConfig,
     "eggroll": EggrollConfig,
     "spsa": SpsaConfig,
     "hill_climbing": PopulationConfig,

@@ -107,9 +107,10 @@ def _expected(error: Exception) -> bool:
     """Whether an error is one of ours, and one line, or XLA's for want of memory; any other is a bug to be seen."""
     from jax.errors import JaxRuntimeError
 
+    from polystep_rl.host import SimulatorError
     from polystep_rl.train import TrainError
 
-    return isinstance(error, (ValueError, TrainError, JaxRuntimeError))
+    return isinstance(error, (ValueError, TrainError, SimulatorError, JaxRuntimeError))
 
 
 def _fail(text: str, code: int) -> int:

@@ -16,7 +16,8 @@ import jax
 
 from polystep_rl.build import build_strategy
 from polystep_rl.cli import UsageError
-from polystep_rl.cli.simulate import Task, make_env, make_evaluator, on_host
+from polystep_rl.cli.initial import Initial, initial
+from polystep_rl.cli.simulate import CALIBRATION_SEED, Task, make_env, make_evaluator, on_host
 from polystep_rl.config import TrainConfig, check_ranges, load_yaml
 from polystep_rl.evaluate import use_all_cores
 from polystep_rl.normalize import observation_scale, random_action_moments
@@ -29,7 +30,6 @@ from polystep_rl.train import Streams, streams
 from polystep_rl.types import Env, Evaluator, HostEnv, Params, Policy, Strategy
 
 POLICY, BEST_POLICY = "policy", "best_policy"
-CALIBRATION_SEED = 0  # input scales belong to the environment, not to a run: all seeds then share one compiled program
 CACHE_VARIABLE = "POLYSTEP_RL_CACHE"  # a folder, or "off"
 
 
@@ -52,6 +52,8 @@ class Parts(NamedTuple):
     env: Env | HostEnv
     policy: Policy
     strategy: Strategy
+    initial: Initial | None  # the policy that the search starts at, where one is given
+    start: Params
     evaluate: Evaluator  # candidates, on training episodes
     evaluate_centre: Evaluator  # the point to deploy, on held-out episodes
     keys: Streams
@@ -59,32 +61,50 @@ class Parts(NamedTuple):
 
 def make_parts(config: TrainConfig) -> Parts:
     """Build everything that a configuration describes. UsageError for settings that do not fit together."""
+    common = dataclasses.replace(config, seed=0)
+    shared = _shared_parts(common)
+    if on_host(shared.env):  # its pool belongs to one run
+        evaluators = _evaluators(shared.env, shared.policy, config)
+    else:
+        evaluators = _shared_evaluators(shared.env, shared.policy, common)
     keys = streams(config.seed)
-    env, policy, strategy = _shared_parts(dataclasses.replace(config, seed=0))
-    if on_host(env):  # its pool belongs to one run
-        return Parts(env, policy, strategy, *_evaluators(env, policy, config), keys)
-    return Parts(env, policy, strategy, *_shared_evaluators(env, policy, dataclasses.replace(config, seed=0)), keys)
+    if shared.initial is None:
+        start = jax.tree.map(lambda x: config.init_scale * x, shared.policy.init(keys.policy))
+    else:
+        start = shared.initial.params
+    return Parts(*shared, start, *evaluators, keys)
+
+
+class _Shared(NamedTuple):
+    """What all seeds have in common: the same functions, so that they are compiled once."""
+
+    env: Env | HostEnv
+    policy: Policy
+    strategy: Strategy
+    initial: Initial | None
 
 
 @functools.lru_cache(maxsize=2)
-def _shared_parts(config: TrainConfig) -> tuple[Env | HostEnv, Policy, Strategy]:
-    """The same functions for every seed, so that they are compiled once."""
+def _shared_parts(config: TrainConfig) -> _Shared:
     env = make_env(Task.of(config), config.workers)
     try:
         check_ranges(config)
-        policy = make_scaled_policy(env, config)
         strategy = make_algorithm(config)
+        if config.init is not None:  # the given policy brings its own input scales, and keeps them
+            given = initial(env, config)
+            return _Shared(env, mlp_policy(given.spec), strategy, given)
+        policy = make_scaled_policy(env, config)
         if config.observation_scale == "running":
             prior = random_action_moments(env, jax.random.key(CALIBRATION_SEED))
             strategy = observing(strategy, prior, config.observation_unit)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return env, policy, strategy
+    return _Shared(env, policy, strategy, None)
 
 
 def _evaluators(env: Env | HostEnv, policy: Policy, config: TrainConfig) -> tuple[Evaluator, Evaluator]:
     """Of candidates and of the centre."""
-    keys, running = streams(config.seed), config.observation_scale == "running"
+    keys, running = streams(config.seed), config.observation_scale == "running" and config.init is None
     try:
         episodes = episodes_per_candidate(config)
         evaluate = make_evaluator(env, policy, episodes, keys.episodes, running, config.step_penalty)
@@ -103,11 +123,6 @@ def make_scaled_policy(env: Env | HostEnv, config: TrainConfig) -> Policy:
     mode = "episodes" if config.observation_scale == "running" else config.observation_scale
     offset, scale = observation_scale(env, calibration, mode, config.observation_unit)
     return make_policy(env.spec, config.hidden, config.policy, offset, scale)
-
-
-def start_params(policy: Policy, config: TrainConfig) -> Params:
-    """Where the search starts: random latents."""
-    return jax.tree.map(lambda x: config.init_scale * x, policy.init(streams(config.seed).policy))
 
 
 def make_algorithm(config: TrainConfig) -> Strategy:

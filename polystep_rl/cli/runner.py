@@ -8,6 +8,8 @@ import signal
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any, TextIO
 
 import jax
@@ -16,10 +18,12 @@ from rich.console import Console
 
 from polystep_rl import train as loop
 from polystep_rl.cli import UsageError
-from polystep_rl.cli.assemble import BEST_POLICY, POLICY, Parts, episodes_per_candidate, make_parts, start_params
+from polystep_rl.cli.assemble import BEST_POLICY, POLICY, Parts, episodes_per_candidate, make_parts
+from polystep_rl.cli.initial import FILE as INIT_FILE
 from polystep_rl.cli.simulate import Task, close, evaluate_on_test, simulator_facts
 from polystep_rl.config import TrainConfig, to_plain
-from polystep_rl.policies import frozen, save_policy
+from polystep_rl.policies import frozen, load_policy, mlp_policy, save_policy
+from polystep_rl.programs import programs
 from polystep_rl.rundir import RunDir
 from polystep_rl.settings import GRADIENT
 from polystep_rl.types import Env, HostEnv
@@ -196,11 +200,53 @@ def run_any(config: TrainConfig, output: Any, stream: TextIO, install_handler: b
     return run_training(config, output, stream, install_handler)
 
 
+def _saved_start(config: TrainConfig, output: Any) -> TrainConfig:
+    """With --resume, the settings with the start that the run has saved: it may have been quantised, or moved since."""
+    saved = None if output.resume is None else Path(output.resume) / f"{INIT_FILE}.json"
+    if config.init is None or saved is None or not saved.exists():
+        return config
+    return dataclasses.replace(config, init=str(saved))
+
+
+def _judge_start(
+    run: RunDir, parts: Parts, config: TrainConfig, progress: loop.Progress
+) -> tuple[loop.Progress, dict[str, Any]]:
+    """Evaluate the policy that the search starts at, before and after quantisation, and keep it: while nothing does
+    better, it is the best. Returns the progress and the `init` object of the summary."""
+    assert parts.initial is not None
+    file = run.path / INIT_FILE
+    if file.with_suffix(".json").exists():
+        return progress, {"init": load_policy(file).meta["init"]}
+    judge = partial(evaluate_on_test, parts.env, episodes=config.test_episodes, seed=config.seed)
+    spec, params = parts.initial.given
+    start = judge(parts.policy, parts.initial.params)["mean_return"]
+    report = {
+        "policy": config.init,
+        "given_precision": spec.precision,
+        "given_return": judge(mlp_policy(spec), params)["mean_return"] if parts.initial.report else start,
+        "start_return": start,
+        **parts.initial.report,
+    }
+    found = jax.device_get(
+        programs(parts.strategy, parts.evaluate, parts.evaluate_centre).evaluate(
+            parts.keys.evaluation, parts.initial.params
+        )
+    )
+    progress = progress._replace(
+        best_return=np.asarray(found.returns.mean(dtype=np.float64), np.float32),
+        eval_env_steps=np.asarray(progress.eval_env_steps + found.env_steps, np.int64),
+    )
+    save_policy(file, parts.initial.spec, parts.initial.params, {**Task.of(config)._asdict(), "init": report})
+    return progress, {"init": report}
+
+
 def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
     """Train as the settings say; returns the summary that `--json` prints and `summary.json` holds."""
-    parts = make_parts(config)
+    parts = make_parts(_saved_start(config, output))
     settings = _settings(config, parts)
-    progress = loop.start(parts.strategy, start_params(parts.policy, config), parts.keys.strategy)
+    if parts.initial is not None:
+        config = dataclasses.replace(config, hidden=parts.policy.spec.hidden)
+    progress = loop.start(parts.strategy, parts.start, parts.keys.strategy)
     run, progress, wall_before = _open(config, output, progress)
     observer = RunObserver(run, parts, config, stream, output.quiet)
     observer.wall_before = wall_before
@@ -208,6 +254,9 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
         settings = settings._replace(wall_seconds=settings.wall_seconds - wall_before)
     guard = interruptible(observer) if install_handler else contextlib.nullcontext()
     try:
+        given: dict[str, Any] = {}
+        if parts.initial is not None:
+            progress, given = _judge_start(run, parts, config, progress)
         with guard:
             result = loop.train(
                 parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys, progress, settings, observer
@@ -228,6 +277,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
             **simulator_facts(parts.env),
             "best_eval_return": float(progress.best_return) if np.isfinite(progress.best_return) else None,
             "eval": evaluation,
+            **given,
         }
         if result.stopped_by != "interrupt":
             run.finish(summary)

@@ -21,6 +21,8 @@ from polystep_rl.host import host_evaluator
 from polystep_rl.train import streams
 from polystep_rl.types import Env, Evaluation, Evaluator, HostEnv, Key, Params, Policy
 
+CALIBRATION_SEED = 0  # input scales belong to the environment, not to a run: all seeds then share one compiled program
+
 
 class Task(NamedTuple):
     """What makes an environment: the part of the settings that says so."""

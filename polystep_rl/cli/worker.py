@@ -30,6 +30,7 @@ CLEAR_EVERY = 20  # cells: compiled programs are kept in memory until then
 def train_cell(request: dict[str, Any]) -> dict[str, Any]:
     """Train one cell in its folder; what an earlier attempt left there unfinished is thrown away."""
     from polystep_rl.cli.runner import run_any
+    from polystep_rl.host import SimulatorError
     from polystep_rl.train import TrainError
 
     folder = Path(request["folder"])
@@ -38,7 +39,7 @@ def train_cell(request: dict[str, Any]) -> dict[str, Any]:
     try:
         config = from_plain(TrainConfig, request["config"])
         run_any(config, Output(run_dir=folder, quiet=True), sys.stderr, install_handler=False)
-    except (UsageError, TrainError, ValueError, OSError) as error:
+    except (UsageError, TrainError, SimulatorError, ValueError, OSError) as error:
         return {"ok": False, "error": " ".join(str(error).split())}
     except Exception as error:
         traceback.print_exc()

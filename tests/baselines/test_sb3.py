@@ -44,8 +44,10 @@ def pendulum(name, hidden=(16,)):
 
 
 def make_static(spec):
-    quantise = partial(layerwise, spec._replace(precision="float32"), spec=spec)
-    static = Static(quantise=lambda params, observations: quantise(params, observations=observations))
+    def quantise(params, observations):
+        return layerwise(spec._replace(precision="float32"), params, spec, observations)
+
+    static = Static(quantise=quantise)
     if spec.precision not in precision.INTEGER_PRECISIONS:
         return static
     box = precision.action_plan(spec) if spec.head == "box" else None

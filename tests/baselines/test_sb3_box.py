@@ -68,8 +68,10 @@ def match(name="float32", hidden=(16,), **kwargs):
 
 
 def make_static(spec):
-    quantise = partial(layerwise, spec._replace(precision="float32"), spec=spec)
-    static = Static(quantise=lambda params, observations: quantise(params, observations=observations))
+    def quantise(params, observations):
+        return layerwise(spec._replace(precision="float32"), params, spec, observations)
+
+    static = Static(quantise=quantise)
     if spec.precision not in precision.INTEGER_PRECISIONS:
         return static
     box = precision.action_plan(spec) if spec.head == "box" else None

@@ -42,11 +42,17 @@ class Faulty(Counter):
         self.how, self.when, self.marker = how, when, Path(marker) if marker else None
 
     def step(self, action):
-        if self.time + 1 == self.when and (self.marker is None or not self.marker.exists()):
-            if self.marker is not None:
-                self.marker.touch()
+        if self.time + 1 == self.when and (self.marker is None or self.first()):
             self.fail()
         return super().step(action)
+
+    def first(self):
+        """Whether no other environment has failed yet, in whichever process."""
+        try:
+            self.marker.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def fail(self):
         if self.how == "hang":

@@ -86,7 +86,8 @@ FAULTS = {
 @pytest.mark.parametrize("how", FAULTS)
 def test_a_worker_that_fails_once_is_replaced(how, tmp_path):
     marker = str(tmp_path / "failed")
-    with pool_of("host_envs:Faulty", 4, 2, hang_seconds=3.0, how=how, marker=marker) as (env, pool):
+    patience = 3.0 if how == "hang" else 60.0
+    with pool_of("host_envs:Faulty", 4, 2, hang_seconds=patience, how=how, marker=marker) as (env, pool):
         player = Player(env, pool, range(8))
         played = player.play()
         assert pool.faults == 1 and player.lost > 0

@@ -8,7 +8,7 @@ from helpers import observations, random_policy, spec
 
 from polystep_rl.policies import INPUT, PRECISIONS, frozen, integers, load_policy, mlp_policy, save_policy
 
-N, R = 5, 3
+N, R = 3, 2
 
 
 def carried(seed, count, size=5):
