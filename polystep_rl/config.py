@@ -191,10 +191,13 @@ _AT_LEAST = {
     **dict.fromkeys(("seed", "redraw_every", "momentum", "kl_penalty", "epsilon_final", "learning_starts"), 0),
     **dict.fromkeys(("ent_coef", "vf_coef", "gamma", "gae_lambda", "learning_rate_final"), 0),
     **dict.fromkeys(("exploration_fraction", "exploration_final_eps", "averaging", "init_scale"), 0),
-    **dict.fromkeys(("max_episode_steps", "init_widen"), 1),
+    **dict.fromkeys(("max_episode_steps", "init_widen", "policy_delay", "critic"), 1),
+    **dict.fromkeys(("action_noise", "target_policy_noise", "target_noise_clip"), 0),
     "population": 2,
 }
-_AT_MOST = dict.fromkeys(("elite_ratio", "gamma", "gae_lambda", "exploration_fraction", "exploration_final_eps"), 1)
+_AT_MOST = dict.fromkeys(
+    ("elite_ratio", "tau", "gamma", "gae_lambda", "exploration_fraction", "exploration_final_eps"), 1
+)
 _ABOVE_ZERO = {"epsilon", "step_radius", "step_radius_final", "probe_radius", "probe_radius_final", "sigma"}
 _ABOVE_ZERO |= {
     "elite_ratio",

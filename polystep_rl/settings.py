@@ -172,6 +172,10 @@ class PPOConfig(Settings):
     """Weight of the value loss."""
     max_grad_norm: float = 0.5
     """Largest norm of a gradient."""
+    log_std_init: float = 0.0
+    """Logarithm of the action noise at the start, in units of half the box (Box actions)."""
+    normalize_reward: bool = False
+    """Divide rewards by the running deviation of discounted returns."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from functools import partial
 from typing import Any, TextIO
 
+import gymnasium
 import jax
 import numpy as np
+from gymnasium import spaces
 from rich.console import Console
 
 from polystep_rl.baselines.static import Static
@@ -18,11 +21,16 @@ from polystep_rl.cli.runner import interruptible, new_run, with_threshold
 from polystep_rl.cli.simulate import (
     Task,
     centre_function,
+    close,
     evaluate_on_test,
+    keyword_arguments,
     make_env,
+    simulator_facts,
     summarise,
 )
 from polystep_rl.config import TrainConfig, check_ranges
+from polystep_rl.envs.single import make_single
+from polystep_rl.envs.spaces import flat_observations
 from polystep_rl.policies import precision, save_policy
 from polystep_rl.policies.layerwise import layerwise
 from polystep_rl.rundir import RunDir
@@ -98,6 +106,15 @@ class GradientObserver:
         return "interrupt" if self.stop else "stop_reward" if self.streak >= 2 else "wall_seconds"
 
 
+def _flat_env(task: Task) -> gymnasium.Env[Any, Any]:
+    """Gymnasium's own environment of a task, with flat observations: what stable-baselines3 trains on."""
+    env = make_single(task.env, keyword_arguments(task.env_kwarg), task.wrapper, task.max_episode_steps)
+    if isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 1:
+        return env
+    flat, flatten = flat_observations(env.observation_space)
+    return gymnasium.wrappers.TransformObservation(env, flatten, flat)
+
+
 def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
     """Train with stable-baselines3; returns the summary that `--json` prints and `summary.json` holds."""
     try:
@@ -131,12 +148,14 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
                 seed=config.seed,
                 eval_freq=config.eval_freq,
                 on_evaluation=observer.report,
+                make_env=partial(_flat_env, Task.of(config)),
             )
             best = observer.best_params if observer.best_params is not None else result.params
             deployed = best if config.deploy == "best" else result.params
             evaluation = evaluate_on_test(env, policy, deployed, config.test_episodes, config.seed)
         for name, params, value in ((POLICY, result.params, None), (BEST_POLICY, best, observer.best_return)):
-            meta = {"env": config.env, "seed": config.seed, "env_steps": result.env_steps, "eval_return": value}
+            meta = {**Task.of(config)._asdict(), **simulator_facts(env), "seed": config.seed}
+            meta |= {"env_steps": result.env_steps, "eval_return": value}
             save_policy(run.path / name, policy.spec, params, meta)
         stopped_by = observer.stopped_by(result.interrupted)
         summary = {
@@ -150,6 +169,7 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
             "wall_seconds": time.perf_counter() - observer.began,
             "stopped_by": stopped_by,
             "reward_threshold": env.spec.reward_threshold,
+            **simulator_facts(env),
             "best_eval_return": float(observer.best_return),
             "eval": evaluation,
         }
@@ -157,4 +177,5 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
             run.finish(summary)
     finally:
         run.close()
+        close(getattr(observer.evaluate, "args", (None,))[0])
     return summary

@@ -7,6 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import yaml
 
@@ -60,7 +61,7 @@ def test_presets_name_known_environments_and_precisions(file: str) -> None:
     assert file in {"common", *SETTINGS}
     for name, entries in configs._presets(file).items():
         assert name in configs.PRESETS
-        assert set(entries) - {"any"} <= set(registered_ids())
+        assert set(entries) - {"any"} <= {*registered_ids(), *gymnasium.registry}
         for group in entries.values():
             assert set(group) <= {"all", *typing.get_args(Precision)}
 
