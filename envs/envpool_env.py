@@ -1,7 +1,9 @@
 """EnvPool's C++ simulators as a host environment.
 
 EnvPool has no reset with a seed: every lane draws its episodes from a stream of its own, seeded when the pool is made.
-Common random numbers are therefore impossible (``crn`` is false), and a resumed run meets other episodes.
+For common random numbers the lanes are therefore made anew for every wave of episodes (milliseconds a lane where a
+model must be loaded). Without them (``crn=False``) one pool lives on, candidates meet different episodes, and a resumed
+run meets others than one that was not stopped.
 """
 
 from __future__ import annotations
@@ -59,11 +61,15 @@ class EnvPoolEnv:
     """
 
     simulator = "envpool"
-    crn = False
 
     def __init__(
-        self, env_id: str, env_kwargs: Mapping[str, Any] | None = None, max_episode_steps: int | None = None
+        self,
+        env_id: str,
+        env_kwargs: Mapping[str, Any] | None = None,
+        max_episode_steps: int | None = None,
+        crn: bool = True,
     ) -> None:
+        self.crn = crn
         try:
             import envpool
         except ImportError:
@@ -109,7 +115,7 @@ class EnvPoolEnv:
         return [path for path, _ in leaves], spaces.Box(low, high, dtype=np.float32)
 
     def lanes(self, width: int, groups: int, seed: int) -> EnvPoolLanes:
-        """A new pool of ``groups`` x ``width`` lanes; ``seed`` decides all their episodes."""
+        """A new pool of ``groups`` x ``width`` lanes; without ``crn``, ``seed`` decides all their episodes."""
         return EnvPoolLanes(self, width, groups, seed)
 
 
@@ -129,34 +135,53 @@ class EnvPoolLanes:
     faults = 0
 
     def __init__(self, env: EnvPoolEnv, width: int, groups: int, seed: int) -> None:
-        import envpool
-
-        self.width, self.groups = width, groups
-        self._paths, self._space = env._paths, env._action_space
-        threads = min(width, len(os.sched_getaffinity(0)))
-        seeds = np.random.SeedSequence(seed).generate_state(groups).astype(np.int64) % MAX_SEED
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the libraries that it imports
-            self._pools = [
-                envpool.make(
-                    env.spec.id, env_type="gymnasium", num_envs=width, num_threads=threads, seed=int(s), **env._options
-                )
-                for s in seeds
-            ]
+        self.width, self.groups, self.together = width, groups, env.crn
+        self._env, self._paths, self._space = env, env._paths, env._action_space
+        self._pools: list[Any] = [None] * groups
+        self._place = np.tile(np.arange(width, dtype=np.int32), (groups, 1))  # of a lane in its pool
+        if not env.crn:
+            seeds = np.random.SeedSequence(seed).generate_state(groups).astype(np.int64) % MAX_SEED
+            self._pools = [self._make(width, seed=int(s)) for s in seeds]
         # A new lane begins, and one that has finished an episode goes on, with a reset, whatever it is sent.
         self._over = np.ones((groups, width), bool)
         self._sent: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, int), np.zeros(0, bool))] * groups
         self._begun: list[np.ndarray | None] = [None] * groups
 
+    def _make(self, lanes: int, **seeds: Any) -> Any:
+        import envpool
+
+        threads = min(lanes, len(os.sched_getaffinity(0)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the libraries that it imports
+            return envpool.make(
+                self._env.spec.id,
+                env_type="gymnasium",
+                num_envs=lanes,
+                num_threads=threads,
+                **seeds,
+                **self._env._options,
+            )
+
     def send(self, group: int, lanes: np.ndarray, actions: np.ndarray, seeds: np.ndarray) -> None:
+        """See types.Lanes. Raises ValueError where lanes that are reset together are not."""
+        begin = seeds >= 0
+        if self.together and begin.any():
+            if not begin.all():
+                raise ValueError("lanes with common random numbers begin together: some were sent a step")
+            self._pools[group] = None  # the old one goes before the new one comes
+            self._pools[group] = self._make(len(lanes), env_seed=seeds.tolist())
+            self._place[group, lanes] = np.arange(len(lanes))
+            self._over[group] = True
         pool, over = self._pools[group], self._over[group]
-        cut = (seeds >= 0) & ~over[lanes]  # in the middle of an episode that nobody wants: reset at once, which is rare
+        cut = begin & ~over[lanes]  # in the middle of an episode that nobody wants: reset at once, which is rare
         self._sent[group] = (lanes, cut)
-        self._begun[group] = _flat(pool.reset(lanes[cut].astype(np.int32))[0], self._paths) if cut.any() else None
+        place = self._place[group, lanes]
+        self._begun[group] = _flat(pool.reset(place[cut])[0], self._paths) if cut.any() else None
         if not cut.all():
-            pool.send(self._native(actions[~cut]), lanes[~cut].astype(np.int32))
+            pool.send(self._native(actions[~cut]), place[~cut])
 
     def recv(self, group: int) -> Ticks:
+        """See types.Lanes."""
         lanes, cut = self._sent[group]
         k, kept = len(lanes), ~cut
         begun = self._begun[group]
@@ -183,6 +208,4 @@ class EnvPoolLanes:
         return np.clip(shaped, low, high).astype(self._space.dtype)
 
     def close(self) -> None:
-        for pool in self._pools:
-            pool.close()
-        self._pools = []
+        self._pools = [None] * self.groups

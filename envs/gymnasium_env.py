@@ -68,6 +68,7 @@ class InProcessLanes:
     """A pool in this process: ``send`` steps the lanes, one after another; one environment object per lane."""
 
     faults = 0  # what dies here takes the process with it
+    together = False
 
     def __init__(self, recipe: Recipe, spec: EnvSpec, width: int, groups: int) -> None:
         self.groups = groups

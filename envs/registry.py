@@ -87,6 +87,7 @@ def make_any(
     wrappers: Sequence[str] = (),
     max_episode_steps: int | None = None,
     workers: str = "auto",
+    crn: bool = True,
 ) -> Env | HostEnv:
     """An environment for whatever simulates it: JAX, EnvPool or Gymnasium.
 
@@ -98,6 +99,7 @@ def make_any(
         wrappers: names in ``gymnasium.wrappers``, or import paths; innermost first.
         max_episode_steps: steps after which an episode is cut; the environment's own by default.
         workers: processes that step Gymnasium's environments: ``auto`` (one per core), or a number; 0 is this one.
+        crn: common random numbers where they cost something (EnvPool); elsewhere they are always there.
 
     Raises:
         ValueError: one line that says what to do.
@@ -114,7 +116,7 @@ def make_any(
         from polystep_rl.envs.envpool_env import EnvPoolEnv
 
         try:
-            return EnvPoolEnv(env_id, env_kwargs, max_episode_steps)
+            return EnvPoolEnv(env_id, env_kwargs, max_episode_steps, crn)
         except ValueError:
             if simulator != "auto":
                 raise

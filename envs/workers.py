@@ -120,6 +120,8 @@ class WorkerLanes:
     where one worker has failed five times and no episode of its lanes has ended in between.
     """
 
+    together = False
+
     def __init__(
         self, recipe: Recipe, spec: EnvSpec, width: int, groups: int, workers: int, hang_seconds: float = 60.0
     ) -> None:

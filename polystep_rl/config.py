@@ -55,6 +55,9 @@ class TrainConfig:
     Name(key=value)."""
     max_episode_steps: int | None = None
     """Steps after which an episode is cut; the environment's own limit by default."""
+    crn: bool = True
+    """Common random numbers: all candidates of a generation meet the same episodes. Without them EnvPool is faster
+    where episodes are short; the other simulators always have them."""
     workers: str = "auto"
     """Where Gymnasium steps: 0 in this process, a number of worker processes, auto (one per core), or ray."""
     step_penalty: float = 0.0

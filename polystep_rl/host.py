@@ -224,7 +224,7 @@ class HostEvaluator:
         seeds: np.ndarray,
     ) -> None:
         idle = np.flatnonzero(group.pair < 0)[: len(ledger.todo)]
-        if idle.size:
+        if idle.size and not (lanes.together and (group.pair >= 0).any()):
             group.pair[idle] = [ledger.todo.popleft() for _ in idle]
             group.fresh[idle] = True
             group.candidate[idle] = group.pair[idle] // self.episodes

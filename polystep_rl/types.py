@@ -130,6 +130,7 @@ class Lanes(Protocol):
     groups: int
     width: int
     faults: int  # simulators that died and were replaced so far
+    together: bool  # the lanes of a group can only be reset all at once, when none of them is in an episode
 
     def send(self, group: int, lanes: np.ndarray, actions: np.ndarray, seeds: np.ndarray) -> None:
         """Start one tick of some lanes of a group; returns at once.

@@ -32,6 +32,7 @@ class Task(NamedTuple):
     env_kwarg: tuple[str, ...] = ()
     wrapper: tuple[str, ...] = ()
     max_episode_steps: int | None = None
+    crn: bool = True
 
     @classmethod
     def of(cls, settings: TrainConfig | Mapping[str, Any]) -> Task:
@@ -62,7 +63,7 @@ def make_env(task: Task | str, workers: str = "auto") -> Env | HostEnv:
         sys.path.insert(0, os.getcwd())  # module:ClassName: as `python -m` would find it
     arguments = keyword_arguments(task.env_kwarg)
     try:
-        return make_any(task.env, task.simulator, arguments, task.wrapper, task.max_episode_steps, workers)
+        return make_any(task.env, task.simulator, arguments, task.wrapper, task.max_episode_steps, workers, task.crn)
     except ValueError as error:
         raise UsageError(str(error)) from None
     except Exception as error:  # of a user's own module

@@ -41,7 +41,7 @@ def play(env, width, ticks, seed=3, subset=lambda t, width: np.arange(width)):
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_equals_envpool_itself(env_id):
-    env = EnvPoolEnv(env_id, max_episode_steps=12)
+    env = EnvPoolEnv(env_id, max_episode_steps=12, crn=False)
     seed = int(np.random.SeedSequence(3).generate_state(1).astype(np.int64)[0] % (2**31 - 1))
     pool = envpool.make(env_id, env_type="gymnasium", num_envs=4, seed=seed, max_episode_steps=12)
     env.spec.action_space.seed(0)
@@ -70,7 +70,7 @@ def test_spec_is_gymnasiums(env_id):
 
 def test_lanes_do_not_disturb_each_other():
     """A lane's episodes depend on what that lane was sent: others may rest or run."""
-    env = EnvPoolEnv("CartPole-v1")
+    env = EnvPoolEnv("CartPole-v1", crn=False)
     every = play(env, 6, 40)
     odd = play(env, 6, 40, subset=lambda t, width: np.arange(1, width, 2))
     for (_, all_lanes), (which, some) in zip(every, odd, strict=True):
@@ -80,7 +80,7 @@ def test_lanes_do_not_disturb_each_other():
 
 def test_an_episode_can_be_cut():
     """A reset in the middle of an episode begins another, beside lanes that are stepped in the same tick."""
-    env = EnvPoolEnv("CartPole-v1")
+    env = EnvPoolEnv("CartPole-v1", crn=False)
     lanes, every = env.lanes(3, 1, 0), np.arange(3)
     zeros = np.zeros(3, np.int32)
     lanes.send(0, every, zeros, np.ones(3, np.int64))
@@ -97,7 +97,7 @@ def test_an_episode_can_be_cut():
 
 
 def test_a_pool_is_a_function_of_its_seed():
-    env = EnvPoolEnv("LunarLander-v3", max_episode_steps=40)
+    env = EnvPoolEnv("LunarLander-v3", max_episode_steps=40, crn=False)
     first, again, other = (play(env, 3, 60, seed) for seed in (1, 1, 2))
     assert all((a.obs == b.obs).all() for (_, a), (_, b) in zip(first, again, strict=True))
     assert any((a.obs != b.obs).any() for (_, a), (_, b) in zip(first, other, strict=True))
@@ -105,13 +105,32 @@ def test_a_pool_is_a_function_of_its_seed():
 
 def test_evaluation_counts_living_steps():
     env = make_any("CartPole-v1", "envpool")
-    assert env.simulator == "envpool" and not env.crn
+    assert env.simulator == "envpool" and env.crn and not make_any("CartPole-v1", "envpool", crn=False).crn
     policy = make_policy(env.spec, (4,), "binary")
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 20))
     with host_evaluator(env, policy, 3, HostLayout(lanes=24)) as evaluator:
         found = evaluator(jax.random.key(1), params, lambda x: x)
     np.testing.assert_array_equal(found.returns, found.lengths)  # a reward of 1 for every step
     assert found.env_steps == found.lengths.sum() and found.lengths.min() >= 8
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_common_random_numbers(env_id):
+    """Identical candidates get identical costs, whatever the lanes, and episodes differ from each other."""
+    env = EnvPoolEnv(env_id, max_episode_steps=60)
+    policy = make_policy(env.spec, (4,), "float32")
+    same = jax.tree.map(lambda x: jax.numpy.stack([x] * 12), policy.init(jax.random.key(0)))
+    results = []
+    for lanes in (36, 8):
+        with host_evaluator(env, policy, 3, HostLayout(lanes=lanes)) as evaluator:
+            results.append(evaluator(jax.random.key(1), same, lambda x: x))
+            again = evaluator(jax.random.key(1), same, lambda x: x)
+    for found in (*results, again):
+        assert (found.returns == results[0].returns[0]).all()
+    assert len(set(results[0].returns[0].tolist())) == 3 or env_id == "CartPole-v1"
+    with host_evaluator(EnvPoolEnv(env_id, max_episode_steps=60, crn=False), policy, 3) as evaluator:
+        other = evaluator(jax.random.key(1), same, lambda x: x)
+    assert len(set(other.returns[:, 0].tolist())) > 1
 
 
 def test_actions_are_never_nan_nor_outside_the_box():

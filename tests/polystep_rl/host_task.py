@@ -9,6 +9,8 @@ from polystep_rl.types import EnvSpec, Ticks
 class PointLanes:
     """Lanes of PointEnv; `lose` says which ticks of which lanes are lost."""
 
+    together = False
+
     def __init__(self, env, width, groups, lose):
         self.env, self.width, self.groups, self.lose = env, width, groups, lose
         self.faults, self.ticks, self.closed = 0, 0, False

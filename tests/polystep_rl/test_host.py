@@ -74,6 +74,24 @@ def test_lanes_and_groups_change_nothing(layout):
         np.testing.assert_array_equal(a, b)
 
 
+def test_lanes_that_begin_together_change_nothing(monkeypatch):
+    monkeypatch.setattr(host_task.PointLanes, "together", True)
+    started = []
+    send = host_task.PointLanes.send
+
+    def watched(self, group, lanes, actions, seeds):
+        assert (seeds >= 0).all() or (seeds < 0).all()
+        started.append(int((seeds >= 0).sum()))
+        send(self, group, lanes, actions, seeds)
+
+    monkeypatch.setattr(host_task.PointLanes, "send", watched)
+    waves = evaluate(PointEnv(), HostLayout(16, 1), collect_moments=True)
+    monkeypatch.undo()
+    assert [k for k in started if k] == [16, 11]
+    for a, b in zip(jax.tree.leaves(evaluate(PointEnv(), collect_moments=True)), jax.tree.leaves(waves), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_chunks_change_only_how_moments_are_summed():
     reference = evaluate(PointEnv(), collect_moments=True)
     env = PointEnv()
