@@ -256,6 +256,15 @@ class QuantisedNetwork(nn.Module):
         layers = (self._latent(index) for index in range(len(self.sizes)))
         return {str(i): {"w": w.numpy().copy(), "b": b.numpy().copy()} for i, (w, b) in enumerate(layers)}
 
+    @torch.no_grad()
+    def load(self, latents: Params) -> None:
+        """Start from these latents, the inverse of `latents` up to the range in which they have an effect."""
+        for index, (fan_in, _) in enumerate(self.sizes):
+            layer = latents[str(index)]
+            self.weights[index].copy_(torch.as_tensor(np.array(layer["w"], np.float32)) / math.sqrt(fan_in))
+            self.biases[index].copy_(torch.as_tensor(np.array(layer["b"], np.float32)))
+        self.project()
+
 
 def _sign(x: Tensor) -> Tensor:
     """1 where x >= 0, -1 elsewhere; its gradient is zero."""

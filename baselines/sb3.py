@@ -235,6 +235,7 @@ def train_sb3(
     eval_freq: int,
     on_evaluation: OnEvaluation,
     make_env: MakeEnv | None = None,
+    start: Params | None = None,
 ) -> SB3Result:
     """Train a policy by gradients.
 
@@ -257,11 +258,14 @@ def train_sb3(
             with env steps, the latents to deploy and metrics (``rollout/ep_rew_mean``: mean return of the last 100
             training episodes, NaN before the first; ``episodes``; ``updates``). It returns True to stop.
         make_env: makes one new environment, with flat observations; default ``gymnasium.make(env_id)``.
+        start: latents of the policy to start from; random ones by default.
 
     Raises:
         ValueError: see `make_model`; or a budget below one step of every environment.
     """
     model = make_model(algo, env_id, spec, static, gradients, settings, seed, make_env)
+    if start is not None:
+        model.policy.network.load(start)
     n_envs = model.n_envs
     if total_timesteps < n_envs or eval_freq < 1:
         raise ValueError(f"total_timesteps {total_timesteps} and eval_freq {eval_freq}: too few for {n_envs} envs")

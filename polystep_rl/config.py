@@ -41,7 +41,8 @@ class TrainConfig:
     policy: Precision = "binary"
     """Precision of the policy."""
     preset: str = "tuned"
-    """Where defaults come from: tuned, compare (for short budgets, see docs/compare.md), or paper (as published)."""
+    """Where defaults come from: tuned, compare (for short budgets, see docs/compare.md), repair (from a given policy;
+    the default with --init), or paper (as published)."""
     seed: int = 0
     """Seed of everything."""
     hidden: tuple[int, ...] = (16,)
@@ -95,7 +96,7 @@ class TrainConfig:
     search: Settings = field(default_factory=SearchConfig)
 
 
-PRESETS = ("tuned", "compare", "paper")
+PRESETS = ("tuned", "compare", "repair", "paper")
 
 
 @functools.cache
@@ -132,7 +133,8 @@ def preset(env: str, policy: str, name: str = "tuned", algo: str = "polystep") -
         raise ConfigError(f"unknown preset {name!r}{_suggest(name, PRESETS)}; expected one of {', '.join(PRESETS)}")
     if name == "paper" and name not in known:
         raise ConfigError(f"algorithm {algo!r} has no preset {name!r}, only {', '.join(known) or 'its defaults'}")
-    entries = known.get(name, known.get("compare", {}) if name == "tuned" else {})
+    fallbacks = {"repair": ("tuned", "compare"), "tuned": ("compare",)}.get(name, ())
+    entries: dict[str, Any] = next((known[x] for x in (name, *fallbacks) if x in known), {})
     if name == "paper" and env not in entries:
         raise ConfigError(f"preset {name!r} has no settings for {env!r}, only for {', '.join(entries)}")
     merged: dict[str, Any] = {"env": env, "algo": algo, "policy": policy, "preset": name}

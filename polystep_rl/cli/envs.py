@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from polystep_rl.cli.options import parse_options
 
@@ -14,6 +14,14 @@ class EnvsArgs:
 
     check: str | None = None
     """Run the checker on this id, or on module:ClassName."""
+    simulator: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
+    """With --check: what simulates, as in train."""
+    env_kwarg: tuple[str, ...] = ()
+    """With --check: keyword arguments of the environment, as name=value."""
+    wrapper: tuple[str, ...] = ()
+    """With --check: wrappers, innermost first, as in train."""
+    max_episode_steps: int | None = None
+    """With --check: steps after which an episode is cut; the environment's own limit by default."""
     json: bool = False
     """Print one JSON object as the last line of standard output, and nothing else there."""
 
@@ -36,11 +44,12 @@ def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(EnvsArgs, "envs", argv)
     from polystep_rl.cli.assemble import print_json
-    from polystep_rl.cli.simulate import make_env
+    from polystep_rl.cli.simulate import Task, make_env
     from polystep_rl.envs import check_env, registered_ids
 
     if args.check is not None:
-        check_env(make_env(args.check))
+        task = Task(args.check, args.simulator, args.env_kwarg, args.wrapper, args.max_episode_steps)
+        check_env(make_env(task))
         if args.json:
             print_json({"id": args.check, "ok": True})
         else:

@@ -17,6 +17,7 @@ from rich.console import Console
 from polystep_rl.baselines.static import Static
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.assemble import BEST_POLICY, POLICY, make_scaled_policy
+from polystep_rl.cli.initial import initial
 from polystep_rl.cli.runner import interruptible, new_run, with_threshold
 from polystep_rl.cli.simulate import (
     Task,
@@ -31,7 +32,7 @@ from polystep_rl.cli.simulate import (
 from polystep_rl.config import TrainConfig, check_ranges
 from polystep_rl.envs.single import make_single
 from polystep_rl.envs.spaces import flat_observations
-from polystep_rl.policies import precision, save_policy
+from polystep_rl.policies import mlp_policy, precision, save_policy
 from polystep_rl.policies.layerwise import layerwise
 from polystep_rl.rundir import RunDir
 from polystep_rl.train import EVAL_COLUMNS, streams
@@ -128,10 +129,11 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
     env = make_env(Task.of(config), config.workers)
     try:
         check_ranges(config)
-        policy = make_scaled_policy(env, config)
+        given = None if config.init is None else initial(env, config)
+        policy = make_scaled_policy(env, config) if given is None else mlp_policy(given.spec)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    run = new_run(config, output)
+    run = new_run(dataclasses.replace(config, hidden=policy.spec.hidden), output)
     observer = GradientObserver(run, env, policy, config, stream, output.quiet)
     guard = interruptible(observer) if install_handler else contextlib.nullcontext()
     algo, _, gradients = config.algo.partition("-")
@@ -149,6 +151,7 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
                 eval_freq=config.eval_freq,
                 on_evaluation=observer.report,
                 make_env=partial(_flat_env, Task.of(config)),
+                start=None if given is None else given.params,
             )
             best = observer.best_params if observer.best_params is not None else result.params
             deployed = best if config.deploy == "best" else result.params

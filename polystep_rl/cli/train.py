@@ -71,7 +71,8 @@ def parse(argv: Sequence[str]) -> TrainArgs:
             raise UsageError(f"--resume {resume}: no such run folder; check the path")
         config = load_yaml(Path(resume) / "config.yaml")
     else:
-        named = {name: _given(argv, name, getattr(base, name)) for name in ("env", "policy", "preset", "algo")}
+        named = {name: _given(argv, name, getattr(base, name)) for name in ("env", "policy", "algo")}
+        named["preset"] = _given(argv, "preset", "repair" if _given(argv, "init", "") else base.preset)
         try:
             config = preset(named["env"], named["policy"], named["preset"], named["algo"])
         except ConfigError as error:

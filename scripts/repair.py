@@ -1,0 +1,169 @@
+"""Quantise and repair: a float policy trained by gradients becomes int8 and binary, and the search repairs it.
+
+    python scripts/repair.py --out repair --publish docs/results/repair.json    # the table of docs/repair.md; resumable
+
+Per environment and seed: PPO trains a float32 policy; `train --init` quantises it (post-training, calibrated on its own
+observations) and searches from there by returns alone; beside it, PPO with straight-through gradients goes on from the
+same quantised policy with as many env steps. Every return is the mean over `--episodes` fresh episodes. All runs share
+out the cores, one each, and finished ones are kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from polystep_rl.cli.pool import Event, Job, run_jobs
+from polystep_rl.config import TrainConfig, preset, to_plain
+from polystep_rl.rundir import RunDir, RunDirError
+from polystep_rl.settings import PPOConfig
+from polystep_rl.stats import iqm
+from polystep_rl.sysinfo import system_info
+
+PRECISIONS = ("int8", "binary")
+
+
+@dataclass
+class Args:
+    """Train, quantise, repair."""
+
+    out: Path = Path("repair")
+    """Where the run folders go; what is finished there is kept."""
+    publish: Path | None = None
+    """Write the table as JSON to this file."""
+    envs: tuple[str, ...] = ("Acrobot-v1", "HalfCheetah-v5", "Hopper-v5")
+    """Environments."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the float policies and of the searches."""
+    float_steps: int = 1_000_000
+    """Env steps of PPO for a float policy; a fifth of them on Acrobot."""
+    repair_steps: int = 1_000_000
+    """Env steps of a repair, and of straight-through fine-tuning."""
+    episodes: int = 128
+    """Fresh episodes behind every return."""
+    jobs: int = 2
+    """Runs side by side."""
+    ste: bool = True
+    """Also fine-tune with straight-through gradients."""
+
+
+def float_config(env: str, seed: int, args: Args) -> TrainConfig:
+    """PPO on float32, hidden layers small enough for a microcontroller."""
+    config = preset(env, "float32", "tuned", "ppo")
+    steps = args.float_steps // 5 if env == "Acrobot-v1" else args.float_steps
+    return dataclasses.replace(
+        config, seed=seed, total_timesteps=steps, eval_freq=steps // 10, eval_episodes=32, test_episodes=args.episodes
+    )
+
+
+def repair_config(env: str, precision: str, seed: int, start: Path, args: Args) -> TrainConfig:
+    """The search from a quantised float policy."""
+    return dataclasses.replace(
+        preset(env, precision, "repair"),
+        seed=seed,
+        init=str(start),
+        total_timesteps=args.repair_steps,
+        eval_freq=args.repair_steps // 20,
+        eval_episodes=32,
+        stop_reward=None,
+        test_episodes=args.episodes,
+    )
+
+
+def ste_config(env: str, precision: str, seed: int, start: Path, args: Args) -> TrainConfig:
+    """Straight-through fine-tuning from the same quantised policy, with a smaller step."""
+    config = preset(env, precision, "tuned", "ppo-ste")
+    assert isinstance(config.search, PPOConfig)
+    return dataclasses.replace(
+        config,
+        seed=seed,
+        init=str(start),
+        total_timesteps=args.repair_steps,
+        eval_freq=args.repair_steps // 20,
+        eval_episodes=32,
+        test_episodes=args.episodes,
+        search=dataclasses.replace(config.search, log_std_init=-2.0),
+    )
+
+
+def summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of a finished run."""
+    try:
+        return RunDir.open(folder, finished_ok=True).summary()
+    except (RunDirError, OSError):
+        return None
+
+
+def run(configs: dict[Path, TrainConfig], args: Args) -> None:
+    """Train what is not finished yet."""
+    jobs = [Job(folder.name, folder, to_plain(c)) for folder, c in configs.items() if summary(folder) is None]
+    print(f"{len(configs)} runs, {len(configs) - len(jobs)} of them finished before", flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    run_jobs(jobs, args.jobs, args.out / "workers.log", _tell)
+
+
+def _tell(event: Event | None) -> None:
+    if event is not None and event.kind != "started":
+        print(f"{event.job.name}: {event.kind} after {event.seconds:.0f} s {event.error}", file=sys.stderr, flush=True)
+
+
+def rows(args: Args) -> list[dict[str, Any]]:
+    """A row per environment and precision: IQM over the seeds of every return."""
+    found = []
+    for env in args.envs:
+        for precision in PRECISIONS:
+            runs = []
+            for seed in args.seeds:
+                repaired = summary(args.out / f"{env}__repair-{precision}__{seed}")
+                tuned = summary(args.out / f"{env}__ste-{precision}__{seed}")
+                if repaired is not None:
+                    runs.append(
+                        {
+                            "seed": seed,
+                            "float": repaired["init"]["given_return"],
+                            "quantised": repaired["init"]["start_return"],
+                            "chosen": repaired["init"].get("chosen"),
+                            "repaired": repaired["eval"]["mean_return"],
+                            "env_steps": repaired["env_steps"],
+                            "ste": None if tuned is None else tuned["eval"]["mean_return"],
+                        }
+                    )
+            if runs:
+                row: dict[str, Any] = {"env": env, "policy": precision, "runs": runs}
+                for name in ("float", "quantised", "repaired", "ste", "env_steps"):
+                    values = [r[name] for r in runs if r[name] is not None]
+                    row[name] = float(iqm(np.array(values))) if values else None
+                found.append(row)
+    return found
+
+
+def main(args: Args) -> None:
+    starts = {(env, seed): args.out / f"{env}__float__{seed}" for env in args.envs for seed in args.seeds}
+    run({folder: float_config(*key, args) for key, folder in starts.items()}, args)
+    later: dict[Path, TrainConfig] = {}
+    for (env, seed), start in starts.items():
+        for precision in PRECISIONS:
+            later[args.out / f"{env}__repair-{precision}__{seed}"] = repair_config(env, precision, seed, start, args)
+            if args.ste:
+                later[args.out / f"{env}__ste-{precision}__{seed}"] = ste_config(env, precision, seed, start, args)
+    run(later, args)
+    table = rows(args)
+    print(f"{'environment':<15} {'policy':<7} {'float':>8} {'quantised':>9} {'repaired':>8} {'steps':>10} {'ste':>8}")
+    for row in table:
+        ste = "-" if row["ste"] is None else f"{row['ste']:.1f}"
+        returns = f"{row['float']:>8.1f} {row['quantised']:>9.1f} {row['repaired']:>8.1f}"
+        print(f"{row['env']:<15} {row['policy']:<7} {returns} {row['env_steps']:>10,.0f} {ste:>8}")
+    if args.publish is not None:
+        args.publish.parent.mkdir(parents=True, exist_ok=True)
+        args.publish.write_text(json.dumps({"system": system_info(), "rows": table}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
