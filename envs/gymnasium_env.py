@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from polystep_rl.envs.ray_cluster import ray_address
+from polystep_rl.envs.ray_lanes import RayLanes
 from polystep_rl.envs.single import LOST, TERMINATED, TRUNCATED, EnvSet, Recipe, horizon_of, make_single
 from polystep_rl.envs.spaces import flat_observations, policy_actions
 from polystep_rl.envs.workers import WorkerLanes
@@ -27,7 +29,8 @@ class GymnasiumEnv:
         wrappers: put on in this order; each the name of one of gymnasium.wrappers or "module:Class", optionally with
             arguments: "RescaleAction(min_action=-1, max_action=1)".
         max_episode_steps: truncate episodes here, instead of where the id says.
-        workers: processes that step the lanes; 0 steps them in this process.
+        workers: processes that step the lanes; 0 steps them in this process; "ray" or "ray:ADDRESS" steps them in the
+            actors of a Ray cluster (see ray_lanes.py).
 
     Raises ValueError with one line that says what to do.
     """
@@ -41,9 +44,11 @@ class GymnasiumEnv:
         env_kwargs: Mapping[str, Any] | None = None,
         wrappers: Sequence[str] = (),
         max_episode_steps: int | None = None,
-        workers: int = 0,
+        workers: int | str = 0,
     ) -> None:
-        if workers < 0:
+        if isinstance(workers, str):
+            ray_address(workers)
+        elif workers < 0:
             raise ValueError(f"workers must be at least 0 (0: step in this process), got {workers}")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
@@ -61,6 +66,8 @@ class GymnasiumEnv:
             raise ValueError(f"width and groups must be at least 1, got {width} and {groups}")
         if self.workers == 0:
             return InProcessLanes(self.recipe, self.spec, width, groups)
+        if isinstance(self.workers, str):
+            return RayLanes(self.recipe, self.spec, width, groups, ray_address(self.workers))
         return WorkerLanes(self.recipe, self.spec, width, groups, self.workers)
 
 

@@ -98,7 +98,8 @@ def make_any(
         env_kwargs: keyword arguments of the environment.
         wrappers: names in ``gymnasium.wrappers``, or import paths; innermost first.
         max_episode_steps: steps after which an episode is cut; the environment's own by default.
-        workers: processes that step Gymnasium's environments: ``auto`` (one per core), or a number; 0 is this one.
+        workers: processes that step Gymnasium's environments: ``auto`` (one per core), or a number; 0 is this one;
+            or a Ray cluster's: ``ray``, ``ray:auto``, ``ray:HOST:PORT``.
         crn: common random numbers where they cost something (EnvPool); elsewhere they are always there.
 
     Raises:
@@ -126,13 +127,15 @@ def make_any(
     return GymnasiumEnv(env_id, env_kwargs, wrappers, max_episode_steps, _worker_count(workers))
 
 
-def _worker_count(workers: str) -> int:
-    """``auto`` is one process per core, and none where there is only one."""
+def _worker_count(workers: str) -> int | str:
+    """``auto`` is one process per core, and none where there is only one; Ray's names pass."""
     cores = len(os.sched_getaffinity(0))
     if workers == "auto":
         return cores if cores > 1 else 0
+    if workers.partition(":")[0] == "ray":
+        return workers
     if not workers.isdecimal():
-        raise ValueError(f"--workers {workers}: expected auto, 0 (this process) or a number of processes")
+        raise ValueError(f"--workers {workers}: expected auto, 0 (this process) or a number of processes, or ray")
     return int(workers)
 
 

@@ -4,8 +4,9 @@
     python scripts/search_study.py scripts/search_study.yaml --out study --only "HalfCheetah-v5/*" --seeds 100 101
 
 The YAML file holds, per environment, settings that all variants share and the variants by name, each what differs from
-the `tuned` preset of its algorithm. Runs share out the cores, one each. `--publish FILE.json` writes their results
-without the folders, and a line each is printed at any time with `--report`.
+the `tuned` preset of its algorithm. Runs share out the cores, one each. A line each is printed at any time with
+`--report`; `--publish docs/results/search_study` writes the results without the folders (.json), a table (.md) and the
+learning curves (.png).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Args:
     report: bool = False
     """Only print what is there."""
     publish: Path | None = None
-    """Write the results of finished runs to this JSON file."""
+    """Write the results of finished runs to this name with .json, .md and .png."""
 
 
 def configurations(study: dict[str, Any], args: Args) -> Iterator[tuple[str, TrainConfig]]:
@@ -74,12 +75,9 @@ def finished(folder: Path) -> Run | None:
 
 def line(label: str, runs: list[Run]) -> str:
     """One variant: the IQM of the final returns, and the mean curve at tenths of the budget."""
-    finals = np.array([run["return"] for run in runs])
-    tenths = np.linspace(0.1, 1, 10) * runs[0]["budget"]
-    curves = [np.interp(tenths, run["curve"]["env_steps"], run["curve"]["return"]) for run in runs]
-    points = " ".join(f"{value:8.1f}" for value in np.mean(curves, axis=0))
+    points = " ".join(f"{value:8.1f}" for value in _curve(runs, np.linspace(0.1, 1, 10)))
     seconds = sum(run["wall_seconds"] for run in runs)
-    return f"{label:<44} {float(iqm(finals)):>8.1f}  ({len(runs)})  {points}  {seconds:6.0f} s"
+    return f"{label:<44} {_final(runs):>8.1f}  ({len(runs)})  {points}  {seconds:6.0f} s"
 
 
 def main(args: Args) -> None:
@@ -102,10 +100,68 @@ def main(args: Args) -> None:
     for label, runs in found.items():
         if runs:
             print(line(label, runs))
+    found = {label: runs for label, runs in found.items() if runs}
     if args.publish is not None:
-        runs = [{**run, "variant": label} for label, members in found.items() for run in members]
         args.publish.parent.mkdir(parents=True, exist_ok=True)
-        args.publish.write_text(dump(document(runs)))
+        runs = [{**run, "variant": label} for label, members in found.items() for run in members]
+        args.publish.with_suffix(".json").write_text(dump(document(runs)))
+        args.publish.with_suffix(".md").write_text(table(study, found))
+        draw(found, args.publish.with_suffix(".png"))
+
+
+def table(study: dict[str, Any], found: dict[str, list[Run]]) -> str:
+    """Markdown: per environment, every variant with what differs, best first."""
+    text = ["# Compositions that were tried", "", "From `scripts/search_study.py`; the best of each environment first."]
+    for env, entry in study.items():
+        rows = [(label, runs) for label, runs in found.items() if label.startswith(f"{env}/")]
+        if not rows:
+            continue
+        shared = {**entry.get("shared", {}), "polystep": entry.get("search", {}).get("polystep", {})}
+        text += ["", f"## {env}", "", f"All: `{json.dumps(shared)}`", ""]
+        text += ["| variant | differs | policy | env steps | at 25 % | 50 % | 75 % | return | seeds |"]
+        text += ["|---|---|---|---|---|---|---|---|---|"]
+        for label, runs in sorted(rows, key=lambda row: -_final(row[1])):
+            name = label.partition("/")[2]
+            differs = {k: v for k, v in entry["variants"][name].items() if k not in ("policy", "total_timesteps")}
+            curve = " | ".join(f"{value:.0f}" for value in _curve(runs, np.array([0.25, 0.5, 0.75])))
+            text.append(
+                f"| {name} | `{json.dumps(differs)}` | {runs[0]['policy']} | {runs[0]['env_steps']:,} | {curve} "
+                f"| **{_final(runs):.1f}** | {len(runs)} |"
+            )
+    return "\n".join(text) + "\n"
+
+
+def _final(runs: list[Run]) -> float:
+    return float(iqm(np.array([run["return"] for run in runs])))
+
+
+def _curve(runs: list[Run], parts: np.ndarray) -> np.ndarray:
+    """Mean evaluation return of the runs at parts of the budget."""
+    at = parts * runs[0]["budget"]
+    return np.mean([np.interp(at, run["curve"]["env_steps"], run["curve"]["return"]) for run in runs], axis=0)
+
+
+def draw(found: dict[str, list[Run]], out: Path, most: int = 7) -> None:
+    """Learning curves of the best variants of each environment, a panel each."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    envs = list(dict.fromkeys(label.partition("/")[0] for label in found))
+    figure, axes = plt.subplots(1, len(envs), figsize=(5 * len(envs), 4.6), layout="constrained", squeeze=False)
+    for panel, env in zip(axes[0], envs, strict=True):
+        mine = {label: runs for label, runs in found.items() if label.startswith(f"{env}/")}
+        for number, label in enumerate(sorted(mine, key=lambda name: -_final(mine[name]))[:most]):
+            parts = np.linspace(0.04, 1, 60)
+            steps = parts * mine[label][0]["budget"]
+            style = ("-", "--", "-.", ":")[number % 4]
+            panel.plot(steps, _curve(mine[label], parts), style, label=label.partition("/")[2], linewidth=1.6)
+        panel.set(title=env, xlabel="env steps", ylabel="evaluation return of the centre")
+        panel.legend(fontsize=7)
+        panel.grid(alpha=0.3)
+    figure.savefig(out, dpi=130)
+    plt.close(figure)
 
 
 def _tell(event: Event | None) -> None:

@@ -25,7 +25,7 @@ from polystep_rl.envs.single import make_single
 from polystep_rl.loggers import read_metrics
 from polystep_rl.normalize import random_action_moments
 from polystep_rl.policies import mlp_policy
-from polystep_rl.policies.io import load_policy
+from polystep_rl.policies.io import load_policy, save_policy
 from polystep_rl.statistics import input_scales
 from polystep_rl.types import Moments
 
@@ -116,14 +116,20 @@ gymnasium.register("mine/Mine-v0", Mine, max_episode_steps=6)
 OWN = ("--max-episode-steps", "5", "--workers", "0", *SMALL, "--total-timesteps", "3000", "--eval-freq", "1000")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a module in it."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_host_envs.py").write_text(MINE)
+    return folder
+
+
 @pytest.fixture
-def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module in the current folder, which is found without being told where."""
-    (tmp_path / "own_host_envs.py").write_text(MINE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
-    monkeypatch.delitem(sys.modules, "own_host_envs", raising=False)
-    return tmp_path
+def own_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The module is in the current folder, where it is found without being told."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(folder))])
+    return folder
 
 
 def done(outcome: Any) -> dict[str, Any]:
@@ -369,8 +375,8 @@ def test_a_binary_policy_in_gymnasium_needs_no_other_normaliser(cli: Callable, t
 
 
 # --- an environment of the user's own ------------------------------------------------------------------------------
-def test_an_own_class_with_parts_and_groups(cli: Callable, own_module: Path) -> None:
-    run = own_module / "run"
+def test_an_own_class_with_parts_and_groups(cli: Callable, own_module: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
     argv = ("train", "--env", "own_host_envs:Mine", "--env-kwarg", "pay=0.5", *OWN, "--policy", "binary")
     summary = done(cli(*argv, "--total-timesteps", "12000", "--hidden", "16", "--run-dir", run))
     saved = load_policy(run / "best_policy")
@@ -379,8 +385,8 @@ def test_an_own_class_with_parts_and_groups(cli: Callable, own_module: Path) -> 
     assert summary["best_eval_return"] > 2.6 and summary["eval"]["mean_length"] == 5
     assert done(cli("eval", run, "--episodes", 4, "--json")) == summary["eval"]
     pytest.importorskip("PIL.Image")
-    played = done(cli("play", run, "--episodes", 2, "--seed", 3, "--gif", own_module / "film.gif", "--json"))
-    assert played["lengths"] == [5, 5] and (own_module / "film.gif").stat().st_size > 0
+    played = done(cli("play", run, "--episodes", 2, "--seed", 3, "--gif", tmp_path / "film.gif", "--json"))
+    assert played["lengths"] == [5, 5] and (tmp_path / "film.gif").stat().st_size > 0
     single = make_single("own_host_envs:Mine", {"pay": 0.5}, (), 5)
     act = jax.jit(mlp_policy(saved.spec).act)
     for seed, played_return in zip((3, 4), played["returns"], strict=True):
@@ -392,14 +398,14 @@ def test_an_own_class_with_parts_and_groups(cli: Callable, own_module: Path) -> 
         assert total == played_return
 
 
-def test_wrappers_arguments_and_limits_reach_every_command(cli: Callable, own_module: Path) -> None:
-    wrappers = ("RescaleAction(min_action=-1, max_action=3)", "TransformReward(func=None)")
-    run = own_module / "run"
-    argv = ("train", "--env", "own_host_envs:Slider", "--wrapper", wrappers[0], *OWN, "--policy", "int8")
+def test_wrappers_and_limits_reach_every_command(cli: Callable, own_module: Path, tmp_path: Path) -> None:
+    wrapper = "RescaleAction(min_action=-1, max_action=3)"
+    run = tmp_path / "run"
+    argv = ("train", "--env", "own_host_envs:Slider", "--wrapper", wrapper, *OWN, "--policy", "int8")
     summary = done(cli(*argv, "--max-episode-steps", "7", "--run-dir", run))
     saved = load_policy(run / "best_policy")
     assert saved.spec.action_low == (-1,) and saved.spec.action_high == (3,)
-    assert saved.meta["wrapper"] == [wrappers[0]] and saved.meta["max_episode_steps"] == 7
+    assert saved.meta["wrapper"] == [wrapper] and saved.meta["max_episode_steps"] == 7
     assert summary["eval"]["mean_length"] == 7
     assert done(cli("eval", run, "--episodes", 4, "--json")) == summary["eval"]
     assert done(cli("play", run, "--json"))["lengths"] == [7]
@@ -439,14 +445,15 @@ def test_check_finds_what_raises(how: str, cli: Callable, own_module: Path) -> N
 
 @pytest.mark.xfail(strict=True, reason="registry._choose looks for attributes of the module only, and takes JAX")
 @pytest.mark.parametrize("env", ["own_host_envs:mine/Mine-v0", "own_host_envs:limited"])
-def test_ids_and_functions_of_a_module(env: str, cli: Callable, own_module: Path) -> None:
-    argv = ("train", "--env", env, "--workers", "0", *SMALL, "--generations", "1")
+def test_ids_and_functions_of_a_module(env: str, cli: Callable, own_module: Path, tmp_path: Path) -> None:
+    argv = ("train", "--env", env, "--workers", "0", *SMALL, "--generations", "1", "--runs", tmp_path)
     assert done(cli(*argv))["simulator"] == "gymnasium"
 
 
 @pytest.mark.parametrize("env", ["own_host_envs:mine/Mine-v0", "own_host_envs:limited"])
-def test_ids_and_functions_of_a_module_when_gymnasium_is_named(env: str, cli: Callable, own_module: Path) -> None:
-    argv = ("train", "--env", env, "--simulator", "gymnasium", "--workers", "0", *SMALL, "--generations", "1")
+def test_ids_and_functions_of_a_module_when_gymnasium_is_named(env: str, cli: Callable, own_module: Path, tmp_path: Path) -> None:
+    argv = ("train", "--env", env, "--simulator", "gymnasium", "--workers", "0", *SMALL, "--generations", "1", "--runs",
+            tmp_path)  # fmt: skip
     assert done(cli(*argv))["simulator"] == "gymnasium"
 
 
@@ -474,7 +481,7 @@ USAGE = {
     "no limit": (SLIDER[:2], "'own_host_envs:Slider' has no time limit of its own", "--max-episode-steps"),
     "limit 0": ((*SLIDER[:2], "--max-episode-steps", "0"), "max_episode_steps was 0, expected at least 1"),
     "unbounded": (("--env", "own_host_envs:Unbounded", *SLIDER[2:]), "is not bounded", "--wrapper"),
-    "workers": ((*SLIDER, "--workers", "many"), "--workers many: expected auto, 0 (this process) or a number"),
+    "workers": ((*SLIDER, "--workers", "many"), "--workers many: expected auto, 0 (this process)"),
     "workers below": ((*SLIDER, "--workers", "-1"), "--workers -1: expected auto"),
     "workers half": ((*SLIDER, "--workers", "1.5"), "--workers 1.5: expected auto"),
     "penalty": ((*SLIDER, "--step-penalty", "nan"), "step_penalty was nan, expected a finite number"),
@@ -487,41 +494,48 @@ USAGE = {
 
 @pytest.mark.parametrize("argv, said", [(argv, said) for argv, *said in USAGE.values()], ids=USAGE)
 def test_bad_usage(argv: tuple[str, ...], said: list[str], cli: Callable, own_module: Path) -> None:
-    before = sorted(own_module.iterdir())
     assert_one_line(cli("train", "--generations", "1", *argv), (2,), *said)
-    assert [path for path in sorted(own_module.iterdir()) if path.name != "__pycache__"] == before
+    assert {path.name for path in own_module.iterdir()} <= {"own_host_envs.py", "__pycache__"}, "nothing was written"
 
 
 BROKEN = ("train", "--env", "own_host_envs:Broken", "--max-episode-steps", "5", *SMALL, "--generations", "3")
-REASON = "observations._on_host lets EnvFailure through, and goes on without the episodes that were lost"
+SKIPPED = pytest.mark.xfail(strict=True, reason="observations._on_host: EnvFailure goes through, lost lanes are dropped")
 
 
-@pytest.mark.parametrize("scale", ["none", pytest.param("episodes", marks=pytest.mark.xfail(reason=REASON))])
-@pytest.mark.parametrize("how", ["reset", "step"])
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_crashing_environment(workers: str, how: str, scale: str, cli: Callable, own_module: Path) -> None:
-    argv = (*BROKEN, "--env-kwarg", f"how={how}", "--workers", workers, "--observation-scale", scale)
+@pytest.mark.parametrize(
+    "workers, how, scale",
+    [
+        ("0", "reset", "none"),
+        ("0", "step", "none"),
+        ("2", "reset", "none"),
+        ("2", "step", "none"),
+        ("2", "step", "episodes"),
+        pytest.param("0", "reset", "episodes", marks=SKIPPED),
+        pytest.param("0", "step", "episodes", marks=SKIPPED),
+        pytest.param("2", "reset", "episodes", marks=SKIPPED),
+    ],
+)
+def test_a_crashing_environment(
+    workers: str, how: str, scale: str, cli: Callable, own_module: Path, tmp_path: Path
+) -> None:
+    argv = (*BROKEN, "--env-kwarg", f"how={how}", "--workers", workers, "--observation-scale", scale, "--runs", tmp_path)
     outcome = cli(*argv)
     assert_one_line(outcome, (1, 2), "own_host_envs:Broken", f"failed in {how}: RuntimeError: the joint is broken")
     assert ("5 times in a row" in outcome.err) == (workers == "2")
 
 
-def test_rewards_that_are_no_numbers(cli: Callable, own_module: Path) -> None:
-    argv = (*BROKEN, "--env-kwarg", "how=nan reward", "--workers", "0")
+def test_rewards_that_are_no_numbers(cli: Callable, own_module: Path, tmp_path: Path) -> None:
+    argv = (*BROKEN, "--env-kwarg", "how=nan reward", "--workers", "0", "--runs", tmp_path)
     assert_one_line(cli(*argv), (1,), "more than half of the returns were NaN", "polystep-rl envs --check")
 
 
-def test_an_environment_that_crashes_in_play(cli: Callable, own_module: Path) -> None:
-    run = own_module / "run"
+def test_an_environment_that_crashes_in_play(cli: Callable, own_module: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
     done(cli(*BROKEN, "--env-kwarg", "how=well", "--workers", "0", "--generations", "1", "--run-dir", run))
+    saved = load_policy(run / "policy")
     for how in ("reset", "step"):
-        for name in ("best_policy", "policy"):
-            described = json.loads((run / f"{name}.json").read_text())
-            text = (run / f"{name}.json").read_text()
-            assert "how=" in text and described
-            (run / f"{name}.json").write_text(text.replace("how=well", f"how={how}").replace("how=reset", f"how={how}"))
-        outcome = cli("play", run)
-        assert_one_line(outcome, (1,), f"failed in {how}: RuntimeError: the joint is broken")
+        save_policy(tmp_path / how, saved.spec, saved.params, {**saved.meta, "env_kwarg": [f"how={how}"]})
+        assert_one_line(cli("play", tmp_path / f"{how}.json"), (1,), f"in {how}: RuntimeError: the joint is broken")
 
 
 # --- shaping -------------------------------------------------------------------------------------------------------
@@ -529,7 +543,7 @@ def test_an_environment_that_crashes_in_play(cli: Callable, own_module: Path) ->
 def test_a_step_penalty_is_never_reported(simulator: str, cli: Callable, tmp_path: Path) -> None:
     """CartPole pays 1 a step: returns stay lengths, and a penalty of 1 leaves the search nothing to go by."""
     argv = ("train", "--env", "CartPole-v1", "--simulator", simulator, "--workers", "0", *SMALL, "--policy", "float32",
-            "--generations", "3", "--eval-freq", "1", "--shaping", "identity")  # fmt: skip
+            "--generations", "3", "--eval-freq", "1", "--shaping", "none")  # fmt: skip
     runs = {penalty: tmp_path / f"run{penalty}" for penalty in ("0", "1", "2")}
     found = {p: done(cli(*argv, "--step-penalty", p, "--run-dir", run)) for p, run in runs.items()}
     for penalty, run in runs.items():
