@@ -76,7 +76,7 @@ def evosax_strategy(
     sigma: float | Schedule | None = None,
     optimizer: optax.GradientTransformation | None = None,
     options: Mapping[str, float] | None = None,
-    arguments: Mapping[str, Any] | None = None,
+    attributes: Mapping[str, Any] | None = None,
 ) -> Strategy:
     """An evosax algorithm as a Strategy.
 
@@ -90,7 +90,7 @@ def evosax_strategy(
         sigma: initial standard deviation, or a schedule over generations where the algorithm takes one.
         optimizer: what the centre's update passes through, where the algorithm takes one.
         options: values of the algorithm's own Params, by name.
-        arguments: further arguments of its constructor.
+        attributes: values of what the algorithm can be told after it has been made, such as its elite_ratio.
 
     Raises:
         ValueError: an unknown name, or a setting that the algorithm does not have.
@@ -99,7 +99,7 @@ def evosax_strategy(
     if population < 2:
         raise ValueError(f"population={population}: expected at least 2 candidates")
     takes = inspect.signature(cls).parameters
-    given: dict[str, Any] = dict(arguments or {})
+    given: dict[str, Any] = {}
     fields: dict[str, Any] = dict(options or {})
     members = not hasattr(cls, "get_mean")
     if optimizer is not None:
@@ -118,6 +118,10 @@ def evosax_strategy(
             algorithm = cls(population, _zeros(like), **given)
         except AssertionError as error:
             raise ValueError(f"{name}: {error}") from None
+        for attribute, value in (attributes or {}).items():
+            if not hasattr(algorithm, attribute):
+                raise ValueError(f"evosax's {name} has no {attribute}")
+            setattr(algorithm, attribute, value)
         if algorithm.population_size != population:
             raise ValueError(f"{name} needs a population of {algorithm.population_size}, not {population}")
         return algorithm

@@ -50,7 +50,7 @@ STRATEGIES: dict[str, Builder] = {
         s["population"],
         _schedule(s, "sigma"),
         optax.sgd(_schedule(s, "learning_rate")),
-        arguments={"elite_ratio": s["elite_ratio"]},
+        attributes={"elite_ratio": s["elite_ratio"]},
     ),
     "eggroll": lambda s: eggroll(s["population"], _schedule(s, "sigma"), s["rank"], _adam(s)),
     "spsa": lambda s: spsa(_pairs(s["population"]), _schedule(s, "sigma"), _adam(s), s["distribution"]),

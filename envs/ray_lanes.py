@@ -28,7 +28,7 @@ Answer = tuple[np.ndarray, np.ndarray, np.ndarray, int]  # obs, rewards, flags, 
 
 def _simulators() -> type:
     """The class of the actors. Ray sends a class that is local to a function by value, so that an actor need not import
-    this module, and with it JAX."""
+    this module, and with it JAX. Environments run in a thread beside the main one, which keeps answering."""
 
     class Simulators:
         def __init__(self, path: list[str], env: dict[str, str], recipe: list[Any], obs_size: int) -> None:

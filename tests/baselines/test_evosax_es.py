@@ -145,3 +145,20 @@ def test_all_of_evosax_is_there() -> None:
 
     assert set(class_names()) | set(evosax_es.REFUSED) <= set(dir(algorithms))
     assert len(class_names()) >= 30
+
+
+def test_ars_is_the_published_step() -> None:
+    """theta - alpha / (b sigma) sum over the b best directions of (C+ - C-) delta (arXiv:1803.07055, algorithm 2)."""
+    like = {"x": jnp.arange(5.0)}
+    settings = {"population": 16, "sigma": 0.2, "learning_rate": 0.3, "elite_ratio": 0.25, "schedule_generations": 1}
+    strategy = make_strategy("ars", settings)
+    state = strategy.init(jax.random.key(0), like)
+    proposal = strategy.ask(jax.random.key(1), state)
+    x = np.asarray(strategy.decode(state, proposal.candidates)["x"])
+    cost = ((x - 1) ** 2).sum(1) + np.sin(9 * x[:, 0])
+    plus, minus, delta = cost[:8], cost[8:], (x[:8] - np.arange(5.0)) / 0.2
+    best = np.argsort(np.minimum(plus, minus))[:2]
+    deviation = np.concatenate([plus[best], minus[best]]).std()
+    step = ((plus - minus)[best, None] * delta[best]).sum(0) / (2 * deviation)
+    after, _ = strategy.tell(state, proposal, jnp.asarray(cost))
+    np.testing.assert_allclose(strategy.params(after)["x"], np.arange(5.0) - 0.3 * step, rtol=1e-4, atol=1e-5)
