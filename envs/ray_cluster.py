@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -39,6 +40,7 @@ class Connection:
 
     def __init__(self, address: str) -> None:
         self.pools = 0
+        self.cpus_taken = 0
         self.ours = not the_ray().is_initialized()
         if self.ours:
             self._sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own handler in the place of this one
@@ -48,6 +50,20 @@ class Connection:
     def alive(self) -> bool:
         """Whether it is still there: somebody may have shut Ray down."""
         return self is _current and the_ray().is_initialized()
+
+    def cpus(self) -> int:
+        """CPUs of the whole cluster."""
+        return int(the_ray().cluster_resources().get("CPU", 0))
+
+    def take_cpu(self) -> int:
+        """What an actor is to ask for: a CPU, or none where all are taken, so that it starts all the same.
+
+        A run's pools for training and for testing take turns on the same CPUs, and the actors of a machine that is gone
+        must fit on the others. What Ray calls available lags behind, so that actors of this process are counted here.
+        """
+        cpu = int(min(the_ray().available_resources().get("CPU", 0), self.cpus() - self.cpus_taken) >= 1)
+        self.cpus_taken += cpu
+        return cpu
 
     def leave(self) -> None:
         """Count one pool less, and disconnect after the last."""
@@ -94,8 +110,8 @@ def join(address: str) -> Connection:
 def one_line(error: BaseException) -> str:
     """What an error says, in one line, and of the death of an actor only why."""
     text = " ".join(str(error).split())
-    _, dead, why = text.partition("The actor is dead because ")
-    return f"the actor died: {why.partition(' Some common causes')[0]}"[:1000] if dead else text[:1000]
+    dead = re.search(r"The actor (?:is dead|died) because (.+?)(?: Some common causes|$)", text)
+    return (f"the actor died: {dead[1]}" if dead else text)[:1000]
 
 
 def _init(address: str, **options: Any) -> None:

@@ -88,16 +88,17 @@ def _simulators() -> type:
 class _Actor:
     """One actor, and the ticks that it has been sent and not yet answered."""
 
-    def __init__(self, make: Any, arguments: tuple[Any, ...], cpus: int) -> None:
+    def __init__(self, make: Any, arguments: tuple[Any, ...], connection: Connection) -> None:
         self.faults_in_a_row = 0
         self.pending: dict[int, Any] = {}  # group -> the answer to come
-        self._make, self._arguments = make, arguments
+        self._make, self._arguments, self._connection = make, arguments, connection
         self.handle: Any = None
-        self.start(cpus)
+        self.start()
 
-    def start(self, cpus: int) -> None:
+    def start(self) -> None:
         self.beats = 0
-        self.handle = self._make.options(num_cpus=cpus).remote(*self._arguments)
+        self._cpus = self._connection.take_cpu()
+        self.handle = self._make.options(num_cpus=self._cpus).remote(*self._arguments)
         self.starting: Any = self.handle.ready.remote()  # None once the actor has said that it is
 
     def moved(self) -> bool:
@@ -115,6 +116,7 @@ class _Actor:
         if self.handle is not None:
             with contextlib.suppress(Exception):  # of a Ray that is itself about to end
                 the_ray().kill(self.handle)
+            self._connection.cpus_taken -= self._cpus
         self.handle = None
 
 
@@ -129,7 +131,7 @@ class RayLanes:
         address: of a Ray cluster: host:port, ray://host:port or "auto"; "" joins the one that this machine belongs to
             (or that RAY_ADDRESS names), or else starts Ray here until the last pool of this process is closed. Where
             this process is connected to a cluster already, it is that one.
-        actors: number of actors, a CPU each; None is as many as the cluster has CPUs.
+        actors: number of actors, at most ``width``, a CPU each while there are any; None is one per CPU of the cluster.
         hang_seconds: an actor that has stepped no lane for so long is replaced.
 
     ``last_fault`` is what the actor that was replaced last has said. Raises ValueError, one line, where there is no
@@ -167,9 +169,8 @@ class RayLanes:
             make = cls(_simulators())
             path = [entry or os.getcwd() for entry in sys.path]
             arguments = path, _ONE_THREAD, list(recipe), self._size
-            free = _free_cpus(ray)
-            for index in range(min(width, actors or int(ray.cluster_resources().get("CPU", 1)))):
-                self._actors.append(_Actor(make, arguments, int(index < free)))
+            for _ in range(min(width, actors or max(1, connection.cpus()))):
+                self._actors.append(_Actor(make, arguments, connection))
 
     def send(self, group: int, lanes: np.ndarray, actions: np.ndarray, seeds: np.ndarray) -> None:
         """See types.Lanes."""
@@ -224,7 +225,7 @@ class RayLanes:
                 except ray.exceptions.RayError as error:
                     result = one_line(error)
                 if isinstance(result, str):  # why there is no answer
-                    self._replace(actor, result, ray)
+                    self._replace(actor, result)
                     return None
                 if not starting:
                     del actor.pending[group]
@@ -232,7 +233,7 @@ class RayLanes:
                     return result
                 actor.starting = None
 
-    def _replace(self, actor: _Actor, reason: str, ray: Any) -> None:
+    def _replace(self, actor: _Actor, reason: str) -> None:
         self.faults += 1
         self.last_fault = reason
         actor.faults_in_a_row += 1
@@ -243,7 +244,7 @@ class RayLanes:
                 f"environment {self._id}: an actor failed {FAULTS_IN_A_ROW} times in a row, at last: {reason}"
             )
         actor.pending.clear()
-        actor.start(min(1, _free_cpus(ray)))
+        actor.start()
 
     @contextlib.contextmanager
     def _cluster(self) -> Iterator[Any]:
@@ -254,12 +255,6 @@ class RayLanes:
         except (ray.exceptions.RayError, ConnectionError) as error:
             self.close()
             raise RuntimeError(f"environment {self._id}: the Ray cluster is gone: {one_line(error)}") from error
-
-
-def _free_cpus(ray: Any) -> int:
-    """CPUs that no actor has taken. Actors beyond those take none, so that they start all the same: a run's pools for
-    training and for testing take turns, and the actors of a machine that is gone must fit on the others."""
-    return int(ray.available_resources().get("CPU", 0))
 
 
 def _end_all(actors: list[_Actor], connection: Connection) -> None:

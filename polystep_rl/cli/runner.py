@@ -214,6 +214,14 @@ def _judge_start(
     """Evaluate the policy that the search starts at, before and after quantisation, and keep it: while nothing does
     better, it is the best. Returns the progress and the `init` object of the summary."""
     assert parts.initial is not None
+    if progress.generation == 0:  # no checkpoint knows it yet
+        compiled = programs(parts.strategy, parts.evaluate, parts.evaluate_centre)
+        found = jax.device_get(compiled.evaluate(parts.keys.evaluation, parts.initial.params))
+        mean = found.returns.mean(dtype=np.float64)
+        progress = progress._replace(
+            best_return=np.asarray(mean if np.isfinite(mean) else -np.inf, np.float32),
+            eval_env_steps=np.asarray(progress.eval_env_steps + found.env_steps, np.int64),
+        )
     file = run.path / INIT_FILE
     if file.with_suffix(".json").exists():
         return progress, {"init": load_policy(file).meta["init"]}
@@ -227,15 +235,6 @@ def _judge_start(
         "start_return": start,
         **parts.initial.report,
     }
-    found = jax.device_get(
-        programs(parts.strategy, parts.evaluate, parts.evaluate_centre).evaluate(
-            parts.keys.evaluation, parts.initial.params
-        )
-    )
-    progress = progress._replace(
-        best_return=np.asarray(found.returns.mean(dtype=np.float64), np.float32),
-        eval_env_steps=np.asarray(progress.eval_env_steps + found.env_steps, np.int64),
-    )
     save_policy(file, parts.initial.spec, parts.initial.params, {**Task.of(config)._asdict(), "init": report})
     return progress, {"init": report}
 
