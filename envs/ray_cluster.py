@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import sys
+import warnings
 from typing import Any
 
 _REACH_SECONDS = 5.0  # Ray itself takes minutes to find out that nobody listens at an address
@@ -89,7 +90,9 @@ class Connection:
                 _init("local", include_dashboard=False, num_cpus=len(os.sched_getaffinity(0)))
         except Exception as error:
             self._shutdown()
-            raise ValueError(f"{where}: {one_line(error)}") from error
+            # Ray sends its token to an address that it is given only if it is told to.
+            token = "; set RAY_AUTH_MODE=token?" if named and "RAY_AUTH_MODE" not in os.environ else ""
+            raise ValueError(f"{where}: {one_line(error)}{token if isinstance(error, ConnectionError) else ''}") from error
 
     def _shutdown(self) -> None:
         with contextlib.suppress(Exception):
@@ -115,7 +118,10 @@ def one_line(error: BaseException) -> str:
 
 
 def _init(address: str, **options: Any) -> None:
-    the_ray().init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    with warnings.catch_warnings():
+        # Of JAX, which sees the fork before Ray's programs are executed; nothing of JAX runs in between.
+        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+        the_ray().init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
 def _reach(address: str) -> None:

@@ -59,6 +59,12 @@ ALGO_STYLES: dict[str, Style] = {
     "dqn": Style(BLACK, DOTTED, "*", "oo"),
     "dqn-ste": Style(SKY, DASHDOTDOT, "^", "+"),
     "dqn-ptq": Style(ORANGE, LONG, "<", "||"),
+    "sac": Style(GREEN, SOLID, "s", "O"),
+    "sac-ste": Style(PURPLE, SOLID, "^", "|/"),
+    "sac-ptq": Style(GREEN, DASHED, "o", "o-"),
+    "td3": Style(GREY, SOLID, "<", "x."),
+    "td3-ste": Style(GREY, DOTTED, "o", "*-"),
+    "td3-ptq": Style(BLACK, DASHED, "^", "\\|"),
 }
 _ALIASES = {name.replace("-", "_"): name for name in ALGO_STYLES}
 _COLORS = (BLUE, GREEN, PURPLE, SKY, ORANGE, VERMILLION, GREY)

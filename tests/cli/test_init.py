@@ -138,9 +138,7 @@ def test_on_gymnasium(given: Path, cli: Callable, tmp_path: Path) -> None:
 
 # --- quantised -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("policy", ["int8", "binary"])
-def test_a_foreign_network_is_quantised_and_repaired(
-    policy: str, expert: Path, cli: Callable, tmp_path: Path
-) -> None:
+def test_a_foreign_network_is_quantised_and_repaired(policy: str, expert: Path, cli: Callable, tmp_path: Path) -> None:
     run = tmp_path / "run"
     path = expert.with_suffix(".safetensors" if policy == "int8" else ".json")
     summary = done(cli(*SMALL, "--generations", "3", "--policy", policy, "--init", path, "--run-dir", run))

@@ -33,6 +33,7 @@ slow = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cluster():
     """A Ray of two CPUs, kept from test to test."""
+    jax.block_until_ready(jax.numpy.zeros(1))  # JAX, once at work, warns of the forks by which Ray starts its programs
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
         connection = join("local")
