@@ -91,8 +91,9 @@ class Connection:
         except Exception as error:
             self._shutdown()
             # Ray sends its token to an address that it is given only if it is told to.
-            token = "; set RAY_AUTH_MODE=token?" if named and "RAY_AUTH_MODE" not in os.environ else ""
-            raise ValueError(f"{where}: {one_line(error)}{token if isinstance(error, ConnectionError) else ''}") from error
+            told = not named or type(error) is not ConnectionError or "RAY_AUTH_MODE" in os.environ
+            hint = "" if told else " (if it wants a token, as clusters do by default: export RAY_AUTH_MODE=token)"
+            raise ValueError(f"{where}: {one_line(error)}{hint}") from error
 
     def _shutdown(self) -> None:
         with contextlib.suppress(Exception):

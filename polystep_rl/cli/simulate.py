@@ -39,7 +39,8 @@ class Task(NamedTuple):
         """The task in a configuration, or in what a policy file says about itself (whose lists become tuples)."""
         plain = settings if isinstance(settings, Mapping) else vars(settings)
         found: dict[str, Any] = {name: plain[name] for name in cls._fields if name in plain}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+        found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+        return cls(**found)
 
 
 def keyword_arguments(given: tuple[str, ...]) -> dict[str, Any]:

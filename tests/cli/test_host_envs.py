@@ -19,6 +19,7 @@ import pytest
 import safetensors.numpy
 import yaml
 
+from polystep_rl.cli import assemble
 from polystep_rl.cli.runner import RunObserver
 from polystep_rl.cli.simulate import CALIBRATION_SEED, Task, make_env
 from polystep_rl.envs import gymnasium_env
@@ -175,11 +176,11 @@ def test_workers_change_nothing(cli: Callable, assert_same_run: Callable, whole:
 
 
 class Killer:
-    """Kills workers of the pools that train and evaluate, at random moments of ``ticks`` ticks."""
+    """Kills workers of the training pool at random moments, spread over ``ticks`` ticks of it."""
 
     def __init__(self, kills: int, ticks: int, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.due = sorted(self.rng.sample(range(ticks // 20, ticks * 17 // 20), kills))
+        self.due = [int(ticks * 0.85 * (i + self.rng.random()) / kills) for i in range(kills)]
         self.ticks, self.killed = 0, 0
         self.pools: list[Any] = []
         self.now, self.over = threading.Event(), False
@@ -195,25 +196,30 @@ class Killer:
 
             def send(self, *args: Any) -> None:
                 super().send(*args)
-                if self in killer.pools:
+                if killer.pools and self is killer.pools[0]:  # the training pool is the first, and counts its faults
                     killer.ticked()
 
         monkeypatch.setattr(gymnasium_env, "WorkerLanes", Watched)
 
     def ticked(self) -> None:
         self.ticks += 1
-        if self.killed < len(self.due) and self.ticks >= self.due[self.killed]:
+        if self.is_due():
             self.now.set()
+            if self.ticks > self.due[self.killed] + 5:  # the machine is busy: the run must not end before its kills
+                time.sleep(0.01)
+
+    def is_due(self) -> bool:
+        return self.killed < len(self.due) and self.ticks >= self.due[self.killed]
 
     def work(self) -> None:
         while not self.over:
-            if self.now.wait(0.05) and self.kill():
-                self.killed += 1
-                self.now.clear()
+            if self.now.wait(0.05) and self.is_due():
+                self.killed += self.kill()
+            self.now.clear()
 
     def kill(self) -> bool:
         time.sleep(self.rng.uniform(0, 0.003))
-        # The training pool is the first, and counts its faults; five failures in a row would end the run.
+        # Five failures of a worker in a row would end the run.
         workers = [w for w in self.pools[0]._workers if w.faults_in_a_row < 2 and w.process.poll() is None]
         if not workers:
             return False
@@ -230,7 +236,7 @@ def test_killed_workers_change_neither_metrics_nor_policy(
     with monkeypatch.context() as patch:  # how many ticks there are
         counted.install(patch)
         done(cli(*CARTPOLE, "--workers", "2", "--run-dir", tmp_path / "counted"))
-    assert counted.ticks > 200
+    assert counted.ticks > 100
     killer = Killer(10, counted.ticks, seed)
     killer.install(monkeypatch)
     thread = threading.Thread(target=killer.work)
@@ -242,8 +248,8 @@ def test_killed_workers_change_neither_metrics_nor_policy(
         thread.join()
     assert killer.killed == 10
     faults = [row["rollout/faults"] for row in read_metrics(tmp_path / "killed" / "metrics.csv")]
-    # Two kills of one worker before anyone looks are one fault; one that nobody looks for any more is none.
-    assert 7 <= faults[-1] <= 10 and faults == sorted(faults), faults
+    # Two kills of one worker before anyone looks are one fault.
+    assert 8 <= faults[-1] <= 10 and faults == sorted(faults), faults
     assert rows_without(tmp_path / "killed", "rollout/faults") == rows_without(whole, "rollout/faults")
     for name in ("policy", "best_policy"):
         for suffix in (".json", ".safetensors"):
@@ -265,6 +271,7 @@ def test_a_worker_killed_during_calibration_changes_nothing(
                 self._workers[0].process.kill()
 
     monkeypatch.setattr(gymnasium_env, "WorkerLanes", Fragile)
+    assemble._shared_parts.cache_clear()  # or it would not calibrate anew
     done(cli(*CARTPOLE, "--workers", "2", "--run-dir", tmp_path / "run"))
     assert_same_run(whole, tmp_path / "run")
 

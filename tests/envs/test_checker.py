@@ -76,7 +76,10 @@ BROKEN = {
     "hidden state": (HiddenCounter(), r"must give the same .reward as again, got 1. and 2."),
     "python branch": (PythonBranch(), r"jitted step failed, TracerBoolConversionError"),
     "horizon": (Broken(horizon=0), r"spec.horizon must be a positive int, got 0"),
-    "action space": (Broken(action_space=spaces.MultiBinary(2)), r"must be Discrete, Box or MultiDiscrete, got MultiBinary"),
+    "action space": (
+        Broken(action_space=spaces.MultiBinary(2)),
+        r"must be Discrete, Box or MultiDiscrete, got MultiBinary",
+    ),
     "unbounded": (Broken(action_space=spaces.Box(-np.inf, np.inf, (1,))), r"must be bounded on both sides"),
     "not an env": (object(), r"needs spec, reset and step"),
 }
