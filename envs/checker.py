@@ -58,6 +58,8 @@ def check_host_env(env: HostEnv) -> None:
             lanes.send(0, both, np.stack([space.sample()] * 2), seeds)
             ticks = lanes.recv(0)
             seeds = np.full(2, -1)
+            if ticks.lost.any():
+                raise ValueError(f"{env.spec.id}: it failed: {getattr(lanes, 'last_fault', 'its simulator died')}")
             if ticks.obs.shape != (2, *env.spec.observation_space.shape) or not np.isfinite(ticks.obs).all():
                 raise ValueError(f"{env.spec.id}: an observation must be {env.spec.observation_space.shape} and finite")
             if not np.isfinite(ticks.reward).all():
@@ -67,6 +69,8 @@ def check_host_env(env: HostEnv) -> None:
                     raise ValueError(f"{env.spec.id}: {name} differs after the same seed and actions: {_brief(value)}")
             if (ticks.terminated | ticks.truncated).any():
                 break
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
     finally:
         lanes.close()
 

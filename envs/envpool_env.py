@@ -53,6 +53,14 @@ def _flat(observation: Any, paths: list[tuple[str, ...]]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
+def _make_spec(env_id: str, **options: Any) -> Any:
+    import envpool
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the precision of bounds, once per feature
+        return envpool.make_spec(env_id, **options)
+
+
 class EnvPoolEnv:
     """One of EnvPool's environments: ``EnvPoolEnv("Hopper-v5", {"reset_noise_scale": 0.0})``.
 
@@ -70,12 +78,10 @@ class EnvPoolEnv:
         crn: bool = True,
     ) -> None:
         self.crn = crn
-        try:
-            import envpool
-        except ImportError:
+        if not envpool_ids():
             raise ValueError(
                 "EnvPool is not installed: pip install 'polystep-rl[envpool]', or give --simulator gymnasium"
-            ) from None
+            )
         if env_id not in envpool_ids():
             close = difflib.get_close_matches(env_id, envpool_ids(), n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else "give --simulator gymnasium"
@@ -83,7 +89,7 @@ class EnvPoolEnv:
         self._options = dict(env_kwargs or {})
         if max_episode_steps is not None:
             self._options["max_episode_steps"] = max_episode_steps
-        probe = envpool.make_spec(env_id)
+        probe = _make_spec(env_id)
         known = probe.config._asdict()
         for name in self._options:
             if name not in known:
@@ -91,7 +97,7 @@ class EnvPoolEnv:
                 hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
                 raise ValueError(f"EnvPool's {env_id} has no option {name!r}: {hint}")
         try:
-            probe = envpool.make_spec(env_id, **self._options)
+            probe = _make_spec(env_id, **self._options)
         except Exception as error:
             raise ValueError(f"EnvPool's {env_id} cannot be made from {self._options}: {error}") from None
         self._paths, observation = self._observation(env_id, probe.observation_space)

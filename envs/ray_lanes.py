@@ -74,7 +74,7 @@ def _simulators() -> type:
             out = obs, np.zeros(len(lanes)), np.zeros(len(lanes), np.uint8), self.beat
             jobs = list(zip(rows, [(group, lane) for lane in lanes.tolist()], seeds.tolist(), strict=True))
             try:
-                self.envs.tick(jobs, actions.copy(), out)  # what comes from Ray is read-only
+                self.envs.tick(jobs, actions, out)
             except BaseException as error:  # an environment may also call sys.exit
                 return self.why(error)
             return *out[:3], int(self.beat)

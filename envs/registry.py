@@ -149,13 +149,30 @@ class _Shortened:
         self.reset, self.step = env.reset, env.step
 
 
+def _makes_gymnasium(function: Callable[..., Any]) -> bool:
+    """Whether a function returns a gymnasium.Env when it is called without arguments."""
+    import gymnasium
+
+    try:
+        env = function()
+    except Exception:
+        return False
+    found = isinstance(env, gymnasium.Env)
+    if found:
+        env.close()
+    return found
+
+
 def _choose(env_id: str, wrapped: bool) -> str:
     """The simulator that ``auto`` means."""
     if ":" in env_id:
-        found = _load(env_id)
         import gymnasium
 
-        own = isinstance(found, type) and issubclass(found, gymnasium.Env)
+        try:
+            found = _load(env_id)
+        except ValueError:  # "module:Id-v0", which importing the module registers: Gymnasium says so if it is none
+            return "gymnasium" if env_id.partition(":")[2] in gymnasium.registry else "jax"
+        own = issubclass(found, gymnasium.Env) if isinstance(found, type) else _makes_gymnasium(found)
         return "gymnasium" if own or wrapped else "jax"
     if env_id in _FACTORIES and not wrapped:
         return "jax"

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 import yaml
 
 from polystep_rl.settings import SETTINGS, SearchConfig, Settings, settings_class
@@ -49,9 +50,9 @@ class TrainConfig:
     """Units of the hidden layers; none is a linear policy."""
     simulator: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
     """What simulates: auto takes the first of the others that has the environment."""
-    env_kwarg: tuple[str, ...] = ()
-    """Keyword arguments of the environment, as name=value."""
-    wrapper: tuple[str, ...] = ()
+    env_kwarg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A keyword argument of the environment, as name=value; may be given several times."""
+    wrapper: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Wrappers (of Gymnasium only), innermost first: a name in gymnasium.wrappers or module:Class, with arguments as
     Name(key=value)."""
     max_episode_steps: int | None = None

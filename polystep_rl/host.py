@@ -196,7 +196,7 @@ class HostEvaluator:
         return ledger
 
     def _receive(self, lanes: Lanes, index: int, group: _Group, ledger: _Ledger) -> None:
-        ticks = _asked(lanes.recv, index)
+        ticks = asked(lanes.recv, index)
         sent = group.sent
         group.obs[sent] = ticks.obs
         stepped = ~group.fresh[sent]
@@ -235,10 +235,10 @@ class HostEvaluator:
         fresh, pair = group.fresh[sent], group.pair[sent]
         ledger.saw(pair[~fresh], group.obs[sent[~fresh]])
         actions = np.asarray(forward.act(group.weights, group.obs))[sent]
-        _asked(lanes.send, index, sent, actions, np.where(fresh, seeds[pair % self.episodes], -1))
+        asked(lanes.send, index, sent, actions, np.where(fresh, seeds[pair % self.episodes], -1))
 
 
-def _asked(call: Callable[..., Any], *args: Any) -> Any:
+def asked(call: Callable[..., Any], *args: Any) -> Any:
     """Ask a pool for something; what it fails with is its own error."""
     try:
         return call(*args)

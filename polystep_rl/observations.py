@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from polystep_rl.host import MAX_LOSSES, SimulatorError, asked
 from polystep_rl.types import Array, Env, HostEnv, Key
 
 Act = Callable[[Array], Array]  # one observation (o,) -> an action
@@ -65,27 +66,49 @@ def _on_device(env: Env, key: Key, episodes: int, act: Act | None) -> np.ndarray
 
 
 def _on_host(env: HostEnv, key: Key, episodes: int, act: Act | None) -> np.ndarray:
-    """An episode per lane."""
+    """An episode per lane, each with its own seed and random actions; those of lanes that were lost are run again."""
     seeds = np.asarray(jax.random.randint(key, (episodes,), 0, 2**31 - 1), np.int64)
-    space = env.spec.action_space
-    space.seed(int(seeds[0]))
     many = None if act is None else jax.jit(jax.vmap(act))
+    draws = [_Draws(env, seed) for seed in seeds]
     lanes = env.lanes(episodes, 1, int(seeds[0]))
-    seen: list[np.ndarray] = []
+    seen: list[list[np.ndarray]] = [[] for _ in seeds]
+    alive, fresh = np.arange(episodes), np.ones(episodes, bool)
+    losses = np.zeros(episodes, int)
+    last: np.ndarray | None = None  # observations of every lane: the batch keeps its shape
     try:
-        alive = np.arange(episodes)
-        lanes.send(0, alive, np.stack([space.sample() for _ in alive]), seeds)
-        ticks = lanes.recv(0)
-        last = np.zeros((episodes, ticks.obs.shape[1]), np.float32)  # of every lane: the batch keeps its shape
-        while True:
-            alive, obs = (x[~(ticks.terminated | ticks.truncated | ticks.lost)] for x in (alive, ticks.obs))
-            if not alive.size or len(seen) >= env.spec.horizon:
-                break
-            seen.append(obs)
-            last[alive] = obs
-            actions = np.stack([space.sample() for _ in alive]) if many is None else np.asarray(many(last))[alive]
-            lanes.send(0, alive, actions, np.full(alive.size, -1))
-            ticks = lanes.recv(0)
+        while alive.size:
+            if many is None or last is None:
+                actions = np.stack([draws[lane]() for lane in alive])
+            else:
+                actions = np.asarray(many(last))[alive]
+            asked(lanes.send, 0, alive, actions, np.where(fresh[alive], seeds[alive], -1))
+            ticks = asked(lanes.recv, 0)
+            last = np.zeros((episodes, ticks.obs.shape[1]), np.float32) if last is None else last
+            last[alive] = ticks.obs
+            fresh[alive] = ticks.lost
+            for lane in alive[ticks.lost]:
+                seen[lane], draws[lane] = [], _Draws(env, seeds[lane])
+                losses[lane] += 1
+                if losses[lane] >= MAX_LOSSES:
+                    raise SimulatorError(getattr(lanes, "last_fault", "a simulator died") or "a simulator died")
+            going = ~(ticks.terminated | ticks.truncated)
+            for lane, obs in zip(alive[going & ~ticks.lost], ticks.obs[going & ~ticks.lost], strict=True):
+                seen[lane].append(obs)
+            alive = np.array([lane for lane in alive[going] if len(seen[lane]) < env.spec.horizon], int)
     finally:
         lanes.close()
-    return np.concatenate(seen)
+    rows = [obs for lane in seen for obs in lane]
+    return np.stack(rows) if rows else np.zeros((0, *env.spec.observation_space.shape), np.float32)
+
+
+class _Draws:
+    """Uniformly random actions of one lane, the same ones for the same seed."""
+
+    def __init__(self, env: HostEnv, seed: int) -> None:
+        self.space, self.rng = env.spec.action_space, np.random.default_rng(seed)
+
+    def __call__(self) -> np.ndarray:
+        if isinstance(self.space, spaces.Box):
+            return self.rng.uniform(self.space.low, self.space.high).astype(np.float32)
+        choices = self.space.n if isinstance(self.space, spaces.Discrete) else self.space.nvec
+        return np.asarray(self.rng.integers(choices), np.int32)

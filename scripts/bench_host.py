@@ -105,7 +105,7 @@ def _drive(step: Callable[[], tuple], lanes: int, seconds: float) -> float:
 
 def measure(case: Case, args: Args) -> dict[str, Any]:
     """One case, in turns."""
-    env = make_any(case.env, case.simulator)
+    env = make_any(case.env, case.simulator, crn=False)  # with them, EnvPool also makes its lanes anew for every wave
     assert isinstance(env, HostEnv)
     policy = make_policy(env.spec, (), "float32")
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), case.candidates))

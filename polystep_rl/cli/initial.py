@@ -76,6 +76,8 @@ def initial(env: Env | HostEnv, config: TrainConfig) -> Initial:
     spec, params = read_policy(Path(config.init))
     _check_fits(env, spec, config.init)
     if spec.precision == config.policy:
+        if config.init_widen > 1:
+            raise UsageError(f"--init-widen {config.init_widen}: {config.init} is {spec.precision} already, and kept")
         return Initial(spec, params, (spec, params), {})
     if spec.precision != "float32":
         raise UsageError(f"--init {config.init}: it is {spec.precision}; only a float32 policy becomes {config.policy}")

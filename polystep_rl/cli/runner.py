@@ -205,7 +205,7 @@ def _saved_start(config: TrainConfig, output: Any) -> TrainConfig:
     saved = None if output.resume is None else Path(output.resume) / f"{INIT_FILE}.json"
     if config.init is None or saved is None or not saved.exists():
         return config
-    return dataclasses.replace(config, init=str(saved))
+    return dataclasses.replace(config, init=str(saved), init_widen=1)
 
 
 def _judge_start(
