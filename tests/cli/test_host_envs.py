@@ -436,11 +436,6 @@ def test_wrappers_and_limits_reach_every_command(cli: Callable, own_module: Path
     assert summary["best_eval_return"] > 7 * -2.0
 
 
-def test_several_environment_arguments(cli: Callable, own_module: Path) -> None:
-    shown = cli("train", "--env", "own_host_envs:Mine", "--env-kwarg", "a=1", "b=x", "--show-config", "--json")
-    assert done(shown)["env_kwarg"] == ["a=1", "b=x"]
-
-
 def test_environment_arguments_one_by_one(cli: Callable) -> None:
     shown = cli("train", "--env-kwarg", "a=1", "--env-kwarg", "b=x", "--show-config", "--json")
     assert done(shown)["env_kwarg"] == ["a=1", "b=x"]
