@@ -151,7 +151,7 @@ class EnvSet:
 
 def _quiet_mujoco() -> None:
     """Stop MuJoCo from writing every warning of every lane to the terminal and to MUJOCO_LOG.TXT."""
-    mujoco = sys.modules.get("mujoco")
+    mujoco: Any = sys.modules.get("mujoco")
     if hasattr(mujoco, "get_mju_user_warning") and mujoco.get_mju_user_warning() is None:
         mujoco.set_mju_user_warning(_ignore)
 
