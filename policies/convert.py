@@ -16,13 +16,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from polystep_rl.policies.io import MAX_BYTES, PolicyFileError
+from polystep_rl.policies.io import _fail, _read
 from polystep_rl.policies.precision import check_spec
 from polystep_rl.types import PolicySpec
 
@@ -164,18 +164,3 @@ def _vector(name: str, value: Any, size: int) -> tuple[float, ...]:
     if vector.shape not in ((), (size,)):
         raise ValueError(f"{name} must be a number or have {size} numbers, not {vector.shape}")
     return tuple(float(v) for v in np.broadcast_to(vector, (size,)))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            _fail(path, "no such file")
-        if path.stat().st_size > MAX_BYTES:
-            _fail(path, f"larger than {MAX_BYTES} bytes, not a policy")
-        return path.read_bytes()
-    except OSError as error:
-        _fail(path, f"cannot be read ({error.strerror})")
-
-
-def _fail(path: Path, reason: str) -> NoReturn:
-    raise PolicyFileError(" ".join(f"{path}: {reason}"[:400].split())) from None

@@ -20,6 +20,7 @@ from jax.tree_util import Partial
 
 from polystep_rl.evaluate import DEFAULT_MAX_BYTES, chunk_size
 from polystep_rl.rollout import WIDTH
+from polystep_rl.statistics import merge
 from polystep_rl.types import Array, Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
 
 MAX_SEED = 2**31 - 1
@@ -112,9 +113,23 @@ class _Ledger:
 
 
 class HostEvaluator:
-    """Evaluator for a host environment; close it to give the simulators back.
+    """Evaluator for a host environment: n candidates x ``episodes`` episodes over a pool of simulator lanes.
 
-    Episode j of every candidate starts from the same seed where the environment honours seeds (``env.crn``).
+    Episode j of every candidate starts from the same seed where the environment honours seeds (``env.crn``). Close it
+    to give the simulators back.
+
+    Args:
+        env: the environment, such as ``envs.make_any("Hopper-v5")`` gives.
+        policy: the policy; ``policy.act_deployed`` is called on all lanes of a group at once.
+        episodes: per candidate, at least 1.
+        layout: lanes, groups and memory.
+        collect_moments: also return moments of the observations of living steps.
+        seed: of simulators that cannot be seeded at a reset.
+        step_penalty: what the cost counts every step worse than its reward; the returns do not.
+
+    Raises:
+        ValueError: fewer than one episode.
+        SimulatorError: from a call, where the simulators cannot go on.
     """
 
     on_host = True
@@ -170,7 +185,7 @@ class HostEvaluator:
         returns = np.concatenate([ledger.returns for ledger in parts]).reshape(n, -1)
         lengths = np.concatenate([ledger.lengths for ledger in parts]).reshape(n, -1)
         cost, bad = _finite_cost(returns - self.step_penalty * lengths)
-        moments = _merge([ledger.moments() for ledger in parts])
+        moments = functools.reduce(merge, (ledger.moments() for ledger in parts))
         return Evaluation(cost, returns, lengths, lengths.sum(), moments, bad)  # type: ignore[arg-type]
 
     def _pool(self, pairs: int) -> Lanes:
@@ -246,32 +261,6 @@ def asked(call: Callable[..., Any], *args: Any) -> Any:
         raise SimulatorError(str(error)) from error
 
 
-def host_evaluator(
-    env: HostEnv,
-    policy: Policy,
-    episodes: int,
-    layout: HostLayout = HostLayout(),
-    collect_moments: bool = False,
-    seed: int = 0,
-    step_penalty: float = 0.0,
-) -> HostEvaluator:
-    """Evaluator for a host environment: n candidates x ``episodes`` episodes over a pool of simulator lanes.
-
-    Args:
-        env: the environment, such as ``envs.make("Hopper-v5")`` gives.
-        policy: the policy; ``policy.act_deployed`` is called on all lanes of a group at once.
-        episodes: per candidate, at least 1.
-        layout: lanes, groups and memory.
-        collect_moments: also return moments of the observations of living steps.
-        seed: of simulators that cannot be seeded at a reset.
-        step_penalty: what the cost counts every step worse than its reward; the returns do not.
-
-    Raises:
-        ValueError: fewer than one episode.
-    """
-    return HostEvaluator(env, policy, episodes, layout, collect_moments, seed, step_penalty)
-
-
 def _as_moments(*parts: Any) -> Moments:
     return Moments(*parts)
 
@@ -286,11 +275,4 @@ def _finite_cost(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(bad, worst, cost).astype(np.float32), np.asarray(bad_return.sum(), np.int32)
 
 
-def _merge(parts: list[Moments]) -> Moments:
-    total = parts[0]
-    for part in parts[1:]:
-        count = total.weight + part.weight
-        delta, share = part.mean - total.mean, part.weight / max(float(count), 1)
-        m2 = total.m2 + part.m2 + delta**2 * total.weight * share
-        total = Moments(count, total.mean + delta * share, m2)
-    return total
+host_evaluator = HostEvaluator

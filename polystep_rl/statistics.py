@@ -30,9 +30,9 @@ class Observed(NamedTuple):
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Moments of two samples together (Chan, Golub and LeVeque 1979); either may be empty."""
+    """Moments of two samples together (Chan, Golub and LeVeque 1979), of JAX or of NumPy; either may be empty."""
     weight = a.weight + b.weight
-    share = b.weight / jnp.maximum(weight, 1)
+    share = b.weight / (weight + (weight == 0))
     delta = b.mean - a.mean
     m2 = a.m2 + b.m2 + delta**2 * a.weight * share
     return Moments(weight, a.mean + delta * share, m2)
