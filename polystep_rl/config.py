@@ -62,6 +62,8 @@ class TrainConfig:
     where episodes are short; the other simulators always have them."""
     workers: str = "auto"
     """Where Gymnasium steps: 0 in this process, a number of worker processes, auto (one per core), or ray."""
+    train_horizon: int | None = None
+    """Steps after which an episode of training is cut; what is reported runs to the environment's own limit."""
     step_penalty: float = 0.0
     """Subtracted from every step's reward in training, not in what is reported: an alive bonus, for one."""
     observation_scale: Literal["episodes", "bounds", "none", "running"] = "episodes"
@@ -197,7 +199,7 @@ _AT_LEAST = {
     **dict.fromkeys(("seed", "redraw_every", "momentum", "kl_penalty", "epsilon_final", "learning_starts"), 0),
     **dict.fromkeys(("ent_coef", "vf_coef", "gamma", "gae_lambda", "learning_rate_final"), 0),
     **dict.fromkeys(("exploration_fraction", "exploration_final_eps", "averaging", "init_scale"), 0),
-    **dict.fromkeys(("max_episode_steps", "init_widen", "policy_delay", "critic"), 1),
+    **dict.fromkeys(("max_episode_steps", "train_horizon", "init_widen", "policy_delay", "critic"), 1),
     **dict.fromkeys(("action_noise", "target_policy_noise", "target_noise_clip"), 0),
     "population": 2,
 }

@@ -72,16 +72,17 @@ def device_evaluator(
     layout: Layout = Layout(),
     collect_moments: bool = False,
     step_penalty: float = 0.0,
+    horizon: int | None = None,
 ) -> Evaluator:
     """Evaluator for a functional environment: n candidates x ``episodes`` episodes, common random numbers.
 
     The candidates are split over the devices; on each of them they are decoded, deployed and rolled out in chunks
     that respect ``layout.max_bytes``. Episode j of every candidate starts from the same reset key. What ``decode``
     needs it must bring along as a ``jax.tree_util.Partial``, whose arguments travel to every device. The cost counts
-    every step as ``step_penalty`` worse than its reward; the returns do not.
+    every step as ``step_penalty`` worse than its reward; the returns do not. ``horizon`` cuts episodes where that is
+    sooner than the environment's own limit.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes={episodes}: expected at least 1 episode per candidate")
+    check_episodes(episodes, horizon)
     mesh = Mesh(np.array(layout.devices or jax.devices()), ("candidates",))
 
     def evaluate(key: Key, candidates: PyTree, decode: Callable[[PyTree], Params]) -> Evaluation:
@@ -94,7 +95,7 @@ def device_evaluator(
 
         def run(decode: Callable[[PyTree], Params], portion: _Portion, keys: Key) -> Episodes:
             deployed = jax.vmap(policy.deploy)(decode(portion.candidates))
-            return rollout(env, policy, deployed, keys, layout.rollout, collect_moments, portion.real.sum())
+            return rollout(env, policy, deployed, keys, layout.rollout, collect_moments, portion.real.sum(), horizon)
 
         def shard(decode: Callable[[PyTree], Params], part: _Portion, keys: Key) -> Episodes:
             size = chunk_size(decode, policy, part.candidates, layout.max_bytes)
@@ -110,6 +111,14 @@ def device_evaluator(
         return Evaluation(cost, returns, lengths, lengths.sum(), merge_moments(out.obs_moments), nonfinite)
 
     return evaluate
+
+
+def check_episodes(episodes: int, horizon: int | None) -> None:
+    """ValueError for fewer than one episode or step."""
+    if episodes < 1:
+        raise ValueError(f"episodes={episodes}: expected at least 1 episode per candidate")
+    if horizon is not None and horizon < 1:
+        raise ValueError(f"horizon={horizon}: expected at least 1 step")
 
 
 def evaluate_params(evaluate: Evaluator, key: Key, params: Params) -> Evaluation:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from polystep_rl.evaluate import DEFAULT_MAX_BYTES, chunk_size
+from polystep_rl.evaluate import DEFAULT_MAX_BYTES, check_episodes, chunk_size
 from polystep_rl.rollout import WIDTH
 from polystep_rl.statistics import merge
 from polystep_rl.types import Array, Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
@@ -126,9 +126,10 @@ class HostEvaluator:
         collect_moments: also return moments of the observations of living steps.
         seed: of simulators that cannot be seeded at a reset.
         step_penalty: what the cost counts every step worse than its reward; the returns do not.
+        horizon: steps after which an episode is cut, where that is sooner than the environment's own limit.
 
     Raises:
-        ValueError: fewer than one episode.
+        ValueError: fewer than one episode or step.
         SimulatorError: from a call, where the simulators cannot go on.
     """
 
@@ -143,11 +144,12 @@ class HostEvaluator:
         collect_moments: bool = False,
         seed: int = 0,
         step_penalty: float = 0.0,
+        horizon: int | None = None,
     ) -> None:
-        if episodes < 1:
-            raise ValueError(f"episodes={episodes}: expected at least 1 episode per candidate")
+        check_episodes(episodes, horizon)
         self.env, self.policy, self.episodes, self.layout = env, policy, episodes, layout
         self.collect_moments, self.seed, self.step_penalty = collect_moments, seed, step_penalty
+        self.horizon = min(horizon or env.spec.horizon, env.spec.horizon)
         self._lanes: Lanes | None = None
         self._faults = 0
 
@@ -224,7 +226,7 @@ class HostEvaluator:
         moved = pair[stepped]
         ledger.returns[moved] += ticks.reward[stepped]
         ledger.lengths[moved] += 1
-        ended = stepped & (ticks.terminated | ticks.truncated | (ledger.lengths[pair] >= self.env.spec.horizon))
+        ended = stepped & (ticks.terminated | ticks.truncated | (ledger.lengths[pair] >= self.horizon))
         group.pair[sent[ended]] = -1
         group.fresh[sent] = False
 

@@ -64,6 +64,7 @@ def rollout(
     config: RolloutConfig = RolloutConfig(),
     collect_moments: bool = False,
     count: Array | None = None,
+    horizon: int | None = None,
 ) -> Episodes:
     """Roll out n candidates for r episodes each; episode j starts from ``keys[j]`` for every candidate.
 
@@ -75,10 +76,12 @@ def rollout(
         config: layout of the loop.
         collect_moments: also accumulate observation moments over living steps.
         count: () int32, candidates to roll out, the first ones; the rest is padding: zeros, and in no moment.
+        horizon: cuts episodes where that is sooner than the environment's own limit.
     """
     n = jax.tree.leaves(deployed)[0].shape[0]
     r = keys.shape[0]
     pairs = n * r
+    limit = min(horizon or env.spec.horizon, env.spec.horizon)
     todo = jnp.int32(pairs) if count is None else jnp.asarray(count * r, jnp.int32)
     n_lanes = -(-min(config.lanes, pairs) // WIDTH) * WIDTH
     start_state, start_obs = jax.vmap(env.reset, out_axes=-1)(keys)
@@ -89,7 +92,7 @@ def rollout(
     def step(weights: PyTree, lanes: _Lanes) -> _Lanes:
         out = vstep(lanes.state, act(weights, lanes.obs))
         length = lanes.length + lanes.alive
-        ended = out.terminated | out.truncated | (length >= env.spec.horizon)
+        ended = out.terminated | out.truncated | (length >= limit)
         moments = lanes.moments
         if collect_moments:
             x = jnp.where(lanes.alive, lanes.obs - offset, 0)

@@ -107,7 +107,9 @@ def _evaluators(env: Env | HostEnv, policy: Policy, config: TrainConfig) -> tupl
     keys, running = streams(config.seed), config.observation_scale == "running" and config.init is None
     try:
         episodes = episodes_per_candidate(config)
-        evaluate = make_evaluator(env, policy, episodes, keys.episodes, running, config.step_penalty)
+        evaluate = make_evaluator(
+            env, policy, episodes, keys.episodes, running, config.step_penalty, config.train_horizon
+        )
         return evaluate, make_evaluator(env, policy, config.eval_episodes, keys.evaluation)
     except ValueError as error:
         raise UsageError(str(error)) from None

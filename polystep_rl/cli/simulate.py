@@ -96,6 +96,7 @@ def make_evaluator(
     key: Key,
     collect_moments: bool = False,
     step_penalty: float = 0.0,
+    horizon: int | None = None,
 ) -> Evaluator:
     """An evaluator for an environment; ``key`` is the stream of simulators that have one of their own."""
     if on_host(env):
@@ -106,9 +107,15 @@ def make_evaluator(
             collect_moments=collect_moments,
             seed=stream_seed(key),
             step_penalty=step_penalty,
+            horizon=horizon,
         )
     return device_evaluator(
-        cast(Env, env), policy, episodes, collect_moments=collect_moments, step_penalty=step_penalty
+        cast(Env, env),
+        policy,
+        episodes,
+        collect_moments=collect_moments,
+        step_penalty=step_penalty,
+        horizon=horizon,
     )
 
 

@@ -133,6 +133,24 @@ def test_common_random_numbers(env_id):
     assert len(set(other.returns[:, 0].tolist())) > 1
 
 
+@pytest.mark.parametrize("crn", [True, False])
+def test_episodes_cut_by_the_evaluator(crn):
+    """A lane that is cut in the middle of an episode begins the next one with a reset."""
+    env, short = EnvPoolEnv("Hopper-v5", crn=crn), EnvPoolEnv("Hopper-v5", crn=crn, max_episode_steps=7)
+    policy = make_policy(env.spec, (), "float32")
+    params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 10))
+    with (
+        host_evaluator(env, policy, 4, HostLayout(lanes=8), horizon=7) as cut,
+        host_evaluator(short, policy, 4, HostLayout(lanes=8)) as ended,
+    ):
+        one, two = (evaluator(jax.random.key(1), params, lambda x: x) for evaluator in (cut, ended))
+    assert (one.lengths == 7).all() and (two.lengths == 7).all()
+    if crn:
+        np.testing.assert_array_equal(one.returns, two.returns)
+    else:
+        np.testing.assert_allclose(one.returns.mean(), two.returns.mean(), atol=0.3)  # other starts
+
+
 def test_actions_are_never_nan_nor_outside_the_box():
     env = EnvPoolEnv("Hopper-v5")
     lanes = env.lanes(2, 1, 0)

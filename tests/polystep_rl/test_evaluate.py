@@ -73,6 +73,16 @@ def test_cost_and_steps(reference: Evaluation) -> None:
     assert reference.nonfinite == 0
 
 
+def test_horizon_cuts(policy: Policy, reference: Evaluation) -> None:
+    """With a reward of 1 a step, a cut episode returns its length."""
+    cut = evaluate(policy, population(policy), horizon=12)
+    np.testing.assert_array_equal(cut.lengths, np.minimum(reference.lengths, 12))
+    np.testing.assert_array_equal(cut.returns, cut.lengths)
+    assert reference.lengths.max() > 12 == cut.lengths.max()
+    longer = evaluate(policy, population(policy), horizon=10_000)
+    np.testing.assert_array_equal(longer.lengths, reference.lengths)
+
+
 def test_decode_brings_its_arrays_along(policy: Policy, reference: Evaluation) -> None:
     def decode(params: Any, index: Any) -> Any:
         return jax.tree.map(lambda x: x[index], params)

@@ -121,8 +121,12 @@ def test_identical_candidates_get_identical_costs():
 
 
 def test_horizon_cuts():
-    found = evaluate(PointEnv(longest=30, horizon=4))
+    found = evaluate(PointEnv(longest=30, horizon=4), collect_moments=True)
     assert found.lengths.max() == 4
+    asked = evaluate(PointEnv(longest=30), collect_moments=True, horizon=4)  # the same by the evaluator alone
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(asked), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert evaluate(PointEnv(longest=30, horizon=4), horizon=9).lengths.max() == 4, "never longer than the task"
 
 
 def test_step_penalty_is_in_the_cost_alone():
@@ -162,6 +166,8 @@ def test_no_episodes_are_refused():
     env = PointEnv()
     with pytest.raises(ValueError, match="expected at least 1"):
         host_evaluator(env, make_policy(env.spec, (), "float32"), 0)
+    with pytest.raises(ValueError, match="horizon=0: expected at least 1 step"):
+        host_evaluator(env, make_policy(env.spec, (), "float32"), 1, horizon=0)
 
 
 def test_moments_merge_in_any_split():
