@@ -110,21 +110,31 @@ def make_any(
     chosen = _choose(env_id, bool(wrappers)) if simulator == "auto" else simulator
     if chosen != "gymnasium" and wrappers:
         raise ValueError(f"--wrapper needs --simulator gymnasium: {chosen} has no wrappers")
+    count = _worker_count(workers)
     if chosen == "jax":
+        _no_workers(workers, chosen)
         env = make(env_id, **(env_kwargs or {}))
         return env if max_episode_steps is None else _Shortened(env, max_episode_steps)
     if chosen == "envpool":
         from polystep_rl.envs.envpool_env import EnvPoolEnv
 
         try:
-            return EnvPoolEnv(env_id, env_kwargs, max_episode_steps, crn)
+            env_pool = EnvPoolEnv(env_id, env_kwargs, max_episode_steps, crn)
         except ValueError:
             if simulator != "auto":
                 raise
             # Spaces or options that only Gymnasium has, or that nobody has: then it says so.
+        else:
+            _no_workers(workers, chosen)
+            return env_pool
     from polystep_rl.envs.gymnasium_env import GymnasiumEnv
 
-    return GymnasiumEnv(env_id, env_kwargs, wrappers, max_episode_steps, _worker_count(workers))
+    return GymnasiumEnv(env_id, env_kwargs, wrappers, max_episode_steps, count)
+
+
+def _no_workers(workers: str, simulator: str) -> None:
+    if workers not in ("auto", "0"):
+        raise ValueError(f"--workers {workers} needs --simulator gymnasium: {simulator} has no worker processes")
 
 
 def _worker_count(workers: str) -> int | str:

@@ -222,6 +222,10 @@ MAX_SEED = 2**32 - 1  # beyond it, jax.random.key gives the same stream to many 
 
 def check_ranges(config: Any) -> None:
     """Raise ConfigError, naming the setting, for the first number that is out of range."""
+    if isinstance(config, TrainConfig) and config.init is None and config.init_widen > 1:
+        raise ConfigError(
+            f"init_widen was {config.init_widen} without init: it widens a given policy; set hidden instead"
+        )
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         if dataclasses.is_dataclass(value):

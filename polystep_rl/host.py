@@ -43,8 +43,9 @@ class _Forward(NamedTuple):
     """The compiled pieces of a policy."""
 
     deploy: Callable[[Any, PyTree], PyTree]  # (decode, candidates) -> deployed, leaves (n, ...)
-    gather: Callable[[PyTree, np.ndarray], PyTree]  # (deployed, candidate (L,)) -> leaves (..., L)
-    act: Callable[[PyTree, np.ndarray], Array]  # (leaves (..., L), obs (L, o)) -> actions (L, ...)
+    act: Callable[[PyTree, np.ndarray], Array]  # (weights of lanes (..., L), obs (L, o)) -> actions (L, ...)
+    # (deployed, candidate (L,), obs (L, o)) -> weights of lanes (..., L), actions (L, ...)
+    gather_and_act: Callable[[PyTree, np.ndarray, np.ndarray], tuple[PyTree, Array]]
 
 
 @functools.lru_cache(maxsize=8)
@@ -52,13 +53,15 @@ def _forward(policy: Policy) -> _Forward:
     def deploy(decode: Callable[[PyTree], Params], candidates: PyTree) -> PyTree:
         return jax.vmap(policy.deploy)(decode(candidates))
 
-    def gather(deployed: PyTree, candidate: Array) -> PyTree:
-        return jax.tree.map(lambda x: jnp.moveaxis(x[candidate], 0, -1), deployed)
-
     def act(weights: PyTree, obs: Array) -> Array:
         return jnp.moveaxis(policy.act_deployed(weights, obs.T), -1, 0)
 
-    return _Forward(jax.jit(deploy), jax.jit(gather), jax.jit(act))
+    def gather_and_act(deployed: PyTree, candidate: Array, obs: Array) -> tuple[PyTree, Array]:
+        weights = jax.tree.map(lambda x: jnp.moveaxis(x[candidate], 0, -1), deployed)
+        weights = jax.lax.optimization_barrier(weights)  # actions are rounded as those of `act`
+        return weights, act(weights, obs)
+
+    return _Forward(jax.jit(deploy), jax.jit(act), jax.jit(gather_and_act))
 
 
 class _Group:
@@ -241,18 +244,22 @@ class HostEvaluator:
         seeds: np.ndarray,
     ) -> None:
         idle = np.flatnonzero(group.pair < 0)[: len(ledger.todo)]
-        if idle.size and not (lanes.together and (group.pair >= 0).any()):
+        refill = idle.size > 0 and not (lanes.together and (group.pair >= 0).any())
+        if refill:
             group.pair[idle] = [ledger.todo.popleft() for _ in idle]
             group.fresh[idle] = True
             group.candidate[idle] = group.pair[idle] // self.episodes
-            group.weights = forward.gather(deployed, group.candidate)
         group.sent = sent = np.flatnonzero(group.pair >= 0)
         if not sent.size:
             return
         fresh, pair = group.fresh[sent], group.pair[sent]
-        ledger.saw(pair[~fresh], group.obs[sent[~fresh]])
-        actions = np.asarray(forward.act(group.weights, group.obs))[sent]
-        asked(lanes.send, index, sent, actions, np.where(fresh, seeds[pair % self.episodes], -1))
+        if refill:
+            group.weights, actions = forward.gather_and_act(deployed, group.candidate, group.obs)
+        else:
+            actions = forward.act(group.weights, group.obs)
+        ledger.saw(pair[~fresh], group.obs[sent[~fresh]])  # while the policy acts
+        begin = np.where(fresh, seeds[pair % self.episodes], -1)
+        asked(lanes.send, index, sent, np.asarray(actions)[sent], begin)
 
 
 def asked(call: Callable[..., Any], *args: Any) -> Any:

@@ -340,6 +340,15 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("simulator", ["jax", "gymnasium"])
+def test_only_training_is_cut(simulator: str, cli: Callable, tmp_path: Path) -> None:
+    argv = ("train", "--env", "Pendulum-v1", "--simulator", simulator, "--workers", "0", *SMALL, "--generations", "2")
+    cut = done(cli(*argv, "--train-horizon", "7", "--max-episode-steps", "20", "--run-dir", tmp_path / "run"))
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert [row["rollout/ep_len_mean"] for row in rows] == [7, 7]
+    assert cut["eval"]["mean_length"] == 20 and cut["env_steps"] == 7 * cut["episodes"]
+
+
 @pytest.mark.filterwarnings("ignore:.*Box .*precision lowered")  # EnvPool's own
 @pytest.mark.parametrize("simulator, policy", CASES)
 def test_statistics_are_saved_with_the_policy(simulator: str, policy: str, cli: Callable, tmp_path: Path) -> None:
@@ -500,6 +509,13 @@ USAGE = {
     "workers": ((*SLIDER, "--workers", "many"), "--workers many: expected auto, 0 (this process)"),
     "workers below": ((*SLIDER, "--workers", "-1"), "--workers -1: expected auto"),
     "workers half": ((*SLIDER, "--workers", "1.5"), "--workers 1.5: expected auto"),
+    "workers of JAX": (
+        ("--simulator", "jax", "--workers", "2"),
+        "--workers 2 needs --simulator gymnasium: jax has no worker processes",
+    ),
+    "workers of nobody": (("--simulator", "jax", "--workers", "many"), "--workers many: expected auto"),
+    "horizon": ((*SLIDER, "--train-horizon", "0"), "train_horizon was 0, expected at least 1"),
+    "widen nothing": ((*SLIDER, "--init-widen", "2"), "init_widen was 2 without init"),
     "penalty": ((*SLIDER, "--step-penalty", "nan"), "step_penalty was nan, expected a finite number"),
     "nan observations": (
         ("--env", "own_host_envs:Broken", *SLIDER[2:], "--workers", "0", "--env-kwarg", "how=nan observation"),
