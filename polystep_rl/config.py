@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
+from polystep_rl.rundir import read_config
 from polystep_rl.settings import SETTINGS, SearchConfig, Settings, settings_class
 
 Precision = Literal["float32", "int8", "binary", "int8-act", "binary-act"]
@@ -269,7 +270,7 @@ def to_yaml(config: Any) -> str:
 def load_yaml(path: Path) -> TrainConfig:
     """The configuration of a run folder's config.yaml; ConfigError if it is not one."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_config(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:

@@ -71,6 +71,22 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _config_text(config: Mapping[str, Any]) -> bytes:
+    """A configuration as ``read_config`` takes it, with YAML's mark at its end."""
+    return yaml.safe_dump(config, sort_keys=False, explicit_end=True).encode()
+
+
+def read_config(path: Path) -> Any:
+    """What a ``config.yaml`` holds. ValueError, YAMLError or RecursionError if that is damaged; OSError.
+
+    A text that was cut off is often YAML still, with fewer settings: the mark at the end tells.
+    """
+    text = path.read_text(encoding="utf-8")
+    if not text.rstrip().endswith("\n..."):
+        raise ValueError("it has no end")
+    return yaml.safe_load(text)
+
+
 class RunDir:
     """A run folder that is open for writing, or only looked at. Make one by :meth:`create` or :meth:`open`.
 
@@ -124,7 +140,7 @@ class RunDir:
             (path / "checkpoints").mkdir()
             info = {"format": FORMAT, "format_version": 1, **system_info()}
             write_atomic(path / "system_info.json", (json.dumps(info, indent=2) + "\n").encode())
-            write_atomic(path / "config.yaml", yaml.safe_dump(run.config, sort_keys=False).encode())
+            write_atomic(path / "config.yaml", _config_text(run.config))
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunDirError(f"{run_dir or root}: cannot be written ({reason}); choose another folder") from error
@@ -146,7 +162,7 @@ class RunDir:
             raise RunDirError(f"{path}: no such run folder; check the path")
         try:
             info = json.loads((path / "system_info.json").read_text(encoding="utf-8"))
-            config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+            config = read_config(path / "config.yaml")
             if info["format"] != FORMAT or not isinstance(config, dict):
                 raise ValueError
         except FileNotFoundError as error:
@@ -167,7 +183,7 @@ class RunDir:
     def extend(self, config: Mapping[str, Any]) -> None:
         """Write another configuration: that of a run whose budgets were changed when it was resumed."""
         self.config = plain(config)
-        write_atomic(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False).encode())
+        write_atomic(self.path / "config.yaml", _config_text(self.config))
 
     # --- writing -------------------------------------------------------------------------------------------------
     def start(

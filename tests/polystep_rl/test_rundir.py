@@ -105,7 +105,11 @@ def test_open_says_what_is_wrong(tmp_path):
         (run.path / name).write_bytes(content)
         assert "not a run folder" in error_of(RunDir.open, run.path)
         (run.path / name).write_bytes(good)
-    (run.path / "config.yaml").write_text("!!python/object/apply:os.getcwd []")
+    whole = (run.path / "config.yaml").read_bytes()
+    for length in range(len(whole) - 1):  # cut off anywhere
+        (run.path / "config.yaml").write_bytes(whole[:length])
+        assert "not a run folder" in error_of(RunDir.open, run.path)
+    (run.path / "config.yaml").write_text("!!python/object/apply:os.getcwd []\n...\n")
     assert "not a run folder" in error_of(RunDir.open, run.path)
 
 
