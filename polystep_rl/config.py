@@ -20,7 +20,7 @@ import tyro
 import yaml
 
 from polystep_rl.rundir import read_config
-from polystep_rl.settings import SETTINGS, SearchConfig, Settings, settings_class
+from polystep_rl.settings import GRADIENT, SETTINGS, SearchConfig, Settings, settings_class
 
 Precision = Literal["float32", "int8", "binary", "int8-act", "binary-act"]
 
@@ -100,6 +100,8 @@ class TrainConfig:
     search: Settings = field(default_factory=SearchConfig)
 
 
+# What the evaluation of a population does; a gradient method trains on the environment's own episodes and rewards.
+_SEARCH_ONLY = ("train_horizon", "step_penalty")
 PRESETS = ("tuned", "compare", "repair", "paper")
 
 
@@ -147,6 +149,8 @@ def preset(env: str, policy: str, name: str = "tuned", algo: str = "polystep") -
         for part in (group.get("all", {}), group.get(policy, {})):
             search = {**merged.get("search", {}), **part.get("search", {})}
             merged = {**merged, **part, "search": search}
+    if algo in GRADIENT:
+        merged = {key: value for key, value in merged.items() if key not in _SEARCH_ONLY}
     return from_plain(TrainConfig, merged)
 
 
@@ -229,6 +233,11 @@ def check_ranges(config: Any) -> None:
         )
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
+        if entry.name in _SEARCH_ONLY and config.algo in GRADIENT and value != entry.default:
+            raise ConfigError(
+                f"{entry.name} was {value} with {config.algo}, which trains on the environment's own episodes and "
+                "rewards; leave it out, or make it a wrapper"
+            )
         if dataclasses.is_dataclass(value):
             check_ranges(value)
         for number in value if isinstance(value, tuple) else (value,):

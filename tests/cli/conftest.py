@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # `commands` is there, whatever pytest's import mode is
+
+from commands import Outcome
 
 from polystep_rl.cli import main
 from polystep_rl.loggers import read_metrics
@@ -26,20 +29,6 @@ SHORT = (
     "30000",
     "--quiet",
 )
-
-
-class Outcome(NamedTuple):
-    """How a command ended and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The last line of standard output; there is no other."""
-        assert self.out.count("\n") == 1 and self.out.endswith("\n"), self.out
-        return json.loads(self.out)
 
 
 def call(*argv: object) -> Outcome:

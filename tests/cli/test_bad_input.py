@@ -6,23 +6,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import assert_one_line
 
 from polystep_rl.cli import main
 from polystep_rl.cli.options import one_line
 
 TRAIN = ("train", "--env", "CartPole-v1", "--generations", "1", "--quiet")
-
-
-def assert_one_line(outcome: Any, code: int, *said: str) -> None:
-    assert outcome.code == code, outcome
-    assert outcome.out == ""
-    assert outcome.err.startswith("polystep-rl: error: ") and outcome.err.count("\n") == 1, outcome.err
-    assert len(outcome.err) < 600
-    for text in said:
-        assert text in outcome.err, outcome.err
 
 
 USAGE = {

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import yaml
+from commands import assert_one_line, done
 
 from polystep_rl.cli import assemble
 from polystep_rl.cli.runner import RunObserver
@@ -133,19 +134,6 @@ def own_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(folder))])
     return folder
-
-
-def done(outcome: Any) -> dict[str, Any]:
-    assert outcome.code == 0, outcome.err
-    return outcome.json
-
-
-def assert_one_line(outcome: Any, codes: tuple[int, ...], *said: str) -> None:
-    assert outcome.code in codes, outcome
-    assert outcome.out == ""
-    assert outcome.err.startswith("polystep-rl: error: ") and outcome.err.count("\n") == 1, outcome.err
-    for text in said:
-        assert text in outcome.err, outcome.err
 
 
 def results(summary: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import yaml
+from commands import assert_one_line, done
 
 from polystep_rl.cli.runner import RunObserver
 from polystep_rl.cli.simulate import centre_function, make_env
@@ -55,19 +56,6 @@ def given(cli: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     argv = (*SMALL, "--policy", "float32", "--hidden", "4", "--generations", "3", "--observation-scale", "running")
     done(cli(*argv, "--run-dir", run))
     return run
-
-
-def done(outcome: Any) -> dict[str, Any]:
-    assert outcome.code == 0, outcome.err
-    return outcome.json
-
-
-def assert_one_line(outcome: Any, codes: tuple[int, ...], *said: str) -> None:
-    assert outcome.code in codes, outcome
-    assert outcome.out == ""
-    assert outcome.err.startswith("polystep-rl: error: ") and outcome.err.count("\n") == 1, outcome.err
-    for text in said:
-        assert text in outcome.err, outcome.err
 
 
 def mean_return(cli: Callable, policy: Path, seed: int = 0, episodes: int = 8) -> float:

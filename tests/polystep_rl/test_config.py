@@ -108,6 +108,13 @@ def test_unknown_presets(args: tuple[str, ...], said: str) -> None:
     assert said in str(error.value)
 
 
+def test_gradient_methods_have_no_settings_of_the_evaluation() -> None:
+    for env in ("LunarLander-v3", "Hopper-v5"):
+        assert preset(env, "float32").step_penalty > 0
+        assert preset(env, "float32", algo="ppo").step_penalty == 0
+        configs.check_ranges(preset(env, "float32", algo="ppo"))
+
+
 def test_every_setting_has_a_description() -> None:
     folder = Path(configs.__file__).parent
     source = "".join((folder / name).read_text(encoding="utf-8") for name in ("config.py", "settings.py", "grid.py"))
