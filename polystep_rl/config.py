@@ -65,6 +65,8 @@ class TrainConfig:
     """Where Gymnasium steps: 0 in this process, a number of worker processes, auto (one per core), or ray."""
     train_horizon: int | None = None
     """Steps after which an episode of training is cut; what is reported runs to the environment's own limit."""
+    train_horizon_final: int | None = None
+    """With --train-horizon: what it grows to, geometrically, as the budget of env steps is spent."""
     step_penalty: float = 0.0
     """Subtracted from every step's reward in training, not in what is reported: an alive bonus, for one."""
     observation_scale: Literal["episodes", "bounds", "none", "running"] = "episodes"
@@ -101,7 +103,7 @@ class TrainConfig:
 
 
 # What the evaluation of a population does; a gradient method trains on the environment's own episodes and rewards.
-_SEARCH_ONLY = ("train_horizon", "step_penalty")
+_SEARCH_ONLY = ("train_horizon", "train_horizon_final", "step_penalty")
 PRESETS = ("tuned", "compare", "repair", "paper")
 
 
@@ -204,7 +206,9 @@ _AT_LEAST = {
     **dict.fromkeys(("seed", "redraw_every", "momentum", "kl_penalty", "epsilon_final", "learning_starts"), 0),
     **dict.fromkeys(("ent_coef", "vf_coef", "gamma", "gae_lambda", "learning_rate_final"), 0),
     **dict.fromkeys(("exploration_fraction", "exploration_final_eps", "averaging", "init_scale"), 0),
-    **dict.fromkeys(("max_episode_steps", "train_horizon", "init_widen", "policy_delay", "critic"), 1),
+    **dict.fromkeys(
+        ("max_episode_steps", "train_horizon", "train_horizon_final", "init_widen", "policy_delay", "critic"), 1
+    ),
     **dict.fromkeys(("action_noise", "target_policy_noise", "target_noise_clip"), 0),
     "population": 2,
 }
@@ -231,6 +235,10 @@ def check_ranges(config: Any) -> None:
         raise ConfigError(
             f"init_widen was {config.init_widen} without init: it widens a given policy; set hidden instead"
         )
+    if isinstance(config, TrainConfig) and config.train_horizon_final is not None:
+        for name in ("train_horizon", "total_timesteps"):
+            if getattr(config, name) is None:
+                raise ConfigError(f"train_horizon_final was {config.train_horizon_final} without {name}: give both")
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         if entry.name in _SEARCH_ONLY and config.algo in GRADIENT and value != entry.default:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,26 @@ class _Portion(NamedTuple):
     real: Array  # (c,) bool
 
 
+class Horizon(NamedTuple):
+    """Steps after which an episode is cut, where that is sooner than the environment's own limit."""
+
+    first: int | None = None  # None: the environment's own
+    last: int | None = None  # at the end of the budget, in between geometrically; None: always `first`
+
+    @property
+    def grows(self) -> bool:
+        return self.last is not None
+
+    def at(self, share: Any, own: int) -> Any:
+        """() int, the limit once a share in [0, 1] of the budget is spent, where ``own`` is the environment's."""
+        first = min(self.first or own, own)
+        last = first if self.last is None else min(self.last, own)
+        if first == last:
+            return first
+        steps = first * (last / first) ** share
+        return steps.round().astype(np.int32) if hasattr(steps, "round") else round(steps)
+
+
 def device_evaluator(
     env: Env,
     policy: Policy,
@@ -72,7 +92,7 @@ def device_evaluator(
     layout: Layout = Layout(),
     collect_moments: bool = False,
     step_penalty: float = 0.0,
-    horizon: int | None = None,
+    horizon: Horizon = Horizon(),
 ) -> Evaluator:
     """Evaluator for a functional environment: n candidates x ``episodes`` episodes, common random numbers.
 
@@ -80,12 +100,15 @@ def device_evaluator(
     that respect ``layout.max_bytes``. Episode j of every candidate starts from the same reset key. What ``decode``
     needs it must bring along as a ``jax.tree_util.Partial``, whose arguments travel to every device. The cost counts
     every step as ``step_penalty`` worse than its reward; the returns do not. ``horizon`` cuts episodes where that is
-    sooner than the environment's own limit.
+    sooner than the environment's own limit; where it grows, a call takes the share of the budget that is spent, too.
     """
     check_episodes(episodes, horizon)
     mesh = Mesh(np.array(layout.devices or jax.devices()), ("candidates",))
 
-    def evaluate(key: Key, candidates: PyTree, decode: Callable[[PyTree], Params]) -> Evaluation:
+    def evaluate(
+        key: Key, candidates: PyTree, decode: Callable[[PyTree], Params], share: Array | float = 0.0
+    ) -> Evaluation:
+        limit = jnp.asarray(horizon.at(share, env.spec.horizon), jnp.int32)
         keys = jax.random.split(key, episodes)
         n = jax.tree.leaves(candidates)[0].shape[0]
         if n * episodes > MAX_PAIRS:
@@ -93,32 +116,35 @@ def device_evaluator(
         shards = mesh.size if n >= mesh.size else 1
         padded = jax.tree.map(lambda x: _pad(x, shards), _Portion(candidates, jnp.ones(n, bool)))
 
-        def run(decode: Callable[[PyTree], Params], portion: _Portion, keys: Key) -> Episodes:
+        def run(decode: Callable[[PyTree], Params], portion: _Portion, keys: Key, limit: Array) -> Episodes:
             deployed = jax.vmap(policy.deploy)(decode(portion.candidates))
-            return rollout(env, policy, deployed, keys, layout.rollout, collect_moments, portion.real.sum(), horizon)
+            return rollout(env, policy, deployed, keys, layout.rollout, collect_moments, portion.real.sum(), limit)
 
-        def shard(decode: Callable[[PyTree], Params], part: _Portion, keys: Key) -> Episodes:
+        def shard(decode: Callable[[PyTree], Params], part: _Portion, keys: Key, limit: Array) -> Episodes:
             size = chunk_size(decode, policy, part.candidates, layout.max_bytes)
-            out = _in_chunks(lambda portion: run(decode, portion, keys), part, size)
+            out = _in_chunks(lambda portion: run(decode, portion, keys, limit), part, size)
             return out._replace(obs_moments=jax.tree.map(lambda x: x[None], out.obs_moments))
 
         if shards > 1:
             split, whole = PartitionSpec("candidates"), PartitionSpec()
-            shard = jax.shard_map(shard, mesh=mesh, in_specs=(whole, split, whole), out_specs=split, check_vma=False)
-        out = shard(decode if isinstance(decode, Partial) else Partial(decode), padded, keys)
+            shard = jax.shard_map(
+                shard, mesh=mesh, in_specs=(whole, split, whole, whole), out_specs=split, check_vma=False
+            )
+        out = shard(decode if isinstance(decode, Partial) else Partial(decode), padded, keys, limit)
         returns, lengths = out.returns[:n], out.lengths[:n]
         cost, nonfinite = finite_cost(returns - step_penalty * lengths if step_penalty else returns)
         return Evaluation(cost, returns, lengths, lengths.sum(), merge_moments(out.obs_moments), nonfinite)
 
+    evaluate.grows = horizon.grows  # type: ignore[attr-defined]
     return evaluate
 
 
-def check_episodes(episodes: int, horizon: int | None) -> None:
+def check_episodes(episodes: int, horizon: Horizon) -> None:
     """ValueError for fewer than one episode or step."""
     if episodes < 1:
         raise ValueError(f"episodes={episodes}: expected at least 1 episode per candidate")
-    if horizon is not None and horizon < 1:
-        raise ValueError(f"horizon={horizon}: expected at least 1 step")
+    if min(x for x in (*horizon, 1) if x is not None) < 1:
+        raise ValueError(f"{horizon}: expected at least 1 step")
 
 
 def evaluate_params(evaluate: Evaluator, key: Key, params: Params) -> Evaluation:

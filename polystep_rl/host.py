@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from polystep_rl.evaluate import DEFAULT_MAX_BYTES, check_episodes, chunk_size
+from polystep_rl.evaluate import DEFAULT_MAX_BYTES, Horizon, check_episodes, chunk_size
 from polystep_rl.rollout import WIDTH
 from polystep_rl.statistics import merge
 from polystep_rl.types import Array, Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
@@ -129,7 +129,8 @@ class HostEvaluator:
         collect_moments: also return moments of the observations of living steps.
         seed: of simulators that cannot be seeded at a reset.
         step_penalty: what the cost counts every step worse than its reward; the returns do not.
-        horizon: steps after which an episode is cut, where that is sooner than the environment's own limit.
+        horizon: steps after which an episode is cut, where that is sooner than the environment's own limit; where it
+            grows, a call takes the share of the budget that is spent, too.
 
     Raises:
         ValueError: fewer than one episode or step.
@@ -147,14 +148,19 @@ class HostEvaluator:
         collect_moments: bool = False,
         seed: int = 0,
         step_penalty: float = 0.0,
-        horizon: int | None = None,
+        horizon: Horizon = Horizon(),
     ) -> None:
         check_episodes(episodes, horizon)
         self.env, self.policy, self.episodes, self.layout = env, policy, episodes, layout
         self.collect_moments, self.seed, self.step_penalty = collect_moments, seed, step_penalty
-        self.horizon = min(horizon or env.spec.horizon, env.spec.horizon)
+        self.horizon, self._limit = horizon, env.spec.horizon
         self._lanes: Lanes | None = None
         self._faults = 0
+
+    @property
+    def grows(self) -> bool:
+        """Whether episodes become longer while the budget is spent."""
+        return self.horizon.grows
 
     @property
     def faults(self) -> int:
@@ -173,7 +179,10 @@ class HostEvaluator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(self, key: Key, candidates: PyTree, decode: Callable[[PyTree], Params]) -> Evaluation:
+    def __call__(
+        self, key: Key, candidates: PyTree, decode: Callable[[PyTree], Params], share: float = 0.0
+    ) -> Evaluation:
+        self._limit = self.horizon.at(share, self.env.spec.horizon)
         forward = _forward(self.policy)
         decode = decode if isinstance(decode, Partial) else Partial(decode)
         seeds = np.asarray(jax.random.randint(key, (self.episodes,), 0, MAX_SEED), np.int64)
@@ -229,7 +238,7 @@ class HostEvaluator:
         moved = pair[stepped]
         ledger.returns[moved] += ticks.reward[stepped]
         ledger.lengths[moved] += 1
-        ended = stepped & (ticks.terminated | ticks.truncated | (ledger.lengths[pair] >= self.horizon))
+        ended = stepped & (ticks.terminated | ticks.truncated | (ledger.lengths[pair] >= self._limit))
         group.pair[sent[ended]] = -1
         group.fresh[sent] = False
 

@@ -14,7 +14,19 @@ import numpy as np
 from jax.tree_util import Partial
 
 from polystep_rl.evaluate import evaluate_params
-from polystep_rl.types import Array, Evaluation, Evaluator, Info, Key, Moments, Params, Proposal, State, Strategy
+from polystep_rl.types import (
+    Array,
+    Evaluation,
+    Evaluator,
+    Info,
+    Key,
+    Moments,
+    Params,
+    Proposal,
+    PyTree,
+    State,
+    Strategy,
+)
 
 if TYPE_CHECKING:
     from polystep_rl.train import Streams
@@ -22,19 +34,28 @@ if TYPE_CHECKING:
 MAX_CHUNK = 64  # generations in one compiled call, at most
 KEPT = 4  # searches whose programs are kept, for further seeds
 
-StepFn = Callable[[Key, Key, State], tuple[State, Info, Evaluation]]
+StepFn = Callable[[Key, Key, State, Array], tuple[State, Info, Evaluation]]
 
 
 def make_step(strategy: Strategy, evaluate: Evaluator) -> StepFn:
-    """One generation: (strategy key, episode key, state) -> (state, info, evaluation)."""
+    """One generation: (strategy key, episode key, state, share of the budget spent) -> (state, info, evaluation)."""
 
-    def step(strategy_key: Key, episode_key: Key, state: State) -> tuple[State, Info, Evaluation]:
+    def step(strategy_key: Key, episode_key: Key, state: State, share: Array) -> tuple[State, Info, Evaluation]:
         proposal = strategy.ask(strategy_key, state)
-        evaluation = evaluate(episode_key, proposal.candidates, Partial(strategy.decode, state))
+        evaluation = _ask_evaluator(evaluate, episode_key, proposal.candidates, Partial(strategy.decode, state), share)
         state, info = strategy.tell(state, proposal, evaluation.cost)
         return strategy.observe(state, evaluation.obs_moments), info, evaluation
 
     return step
+
+
+def _ask_evaluator(evaluate: Evaluator, key: Key, candidates: PyTree, decode: Partial, share: Any) -> Evaluation:
+    """One whose episodes grow over the budget is told how much of it is spent."""
+    return (
+        evaluate(key, candidates, decode, share)
+        if getattr(evaluate, "grows", False)
+        else evaluate(key, candidates, decode)
+    )
 
 
 class Limits(NamedTuple):
@@ -43,7 +64,8 @@ class Limits(NamedTuple):
     generation: np.ndarray  # () int32, the first of the chunk
     last_steps: np.ndarray  # () int32
     generations: np.int32
-    room: np.int32  # env steps left in the budget
+    total: np.int32  # env steps of the budget
+    room: np.int32  # of them, those that are left
     due: np.int32  # env steps until the next evaluation
 
 
@@ -67,14 +89,14 @@ def _chunk_function(step: StepFn) -> jax.stages.Wrapped:
     fit into the budget and was undone.
     """
 
-    def generation(keys: Streams, state: State, number: Array) -> tuple[State, dict[str, Array]]:
+    def generation(keys: Streams, state: State, number: Array, share: Array) -> tuple[State, dict[str, Array]]:
         state, info, evaluation = step(
-            jax.random.fold_in(keys.strategy, number), jax.random.fold_in(keys.episodes, number), state
+            jax.random.fold_in(keys.strategy, number), jax.random.fold_in(keys.episodes, number), state, share
         )
         return state, {**_row(info, evaluation), "_ran": jnp.bool_(True)}
 
     def run(keys: Streams, state: State, limits: Limits) -> tuple[State, dict[str, Array], Array]:
-        shapes = jax.eval_shape(generation, keys, state, limits.generation)[1]
+        shapes = jax.eval_shape(generation, keys, state, limits.generation, jnp.float32(0))[1]
         empty = {name: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype) for name, x in shapes.items()}
 
         def go_on(carry: tuple) -> Array:
@@ -83,7 +105,8 @@ def _chunk_function(step: StepFn) -> jax.stages.Wrapped:
 
         def body(carry: tuple) -> tuple:
             before, i, used, _, _, _, log = carry
-            after, row = generation(keys, before, limits.generation + i)
+            share = (limits.total - limits.room + used) / limits.total
+            after, row = generation(keys, before, limits.generation + i, share)
             steps = row["_steps"]
             over = (used + steps > limits.room) & (limits.generation + i > 0)
             state = jax.tree.map(lambda old, new: jax.lax.select(over, old, new), before, after)
@@ -141,7 +164,9 @@ class HostPrograms:
             number = int(limits.generation) + len(rows)
             proposal = self._ask(jax.random.fold_in(keys.strategy, number), state)
             episode_key = jax.random.fold_in(keys.episodes, number)
-            found = self._evaluate(episode_key, proposal.candidates, Partial(self._strategy.decode, state))
+            share = (int(limits.total) - int(limits.room) + used) / int(limits.total)
+            decode = Partial(self._strategy.decode, state)
+            found = _ask_evaluator(self._evaluate, episode_key, proposal.candidates, decode, share)
             last = int(found.env_steps)
             if used + last > limits.room and number > 0:
                 return state, _columns(rows), True

@@ -64,7 +64,7 @@ def rollout(
     config: RolloutConfig = RolloutConfig(),
     collect_moments: bool = False,
     count: Array | None = None,
-    horizon: int | None = None,
+    limit: Array | int | None = None,
 ) -> Episodes:
     """Roll out n candidates for r episodes each; episode j starts from ``keys[j]`` for every candidate.
 
@@ -76,12 +76,12 @@ def rollout(
         config: layout of the loop.
         collect_moments: also accumulate observation moments over living steps.
         count: () int32, candidates to roll out, the first ones; the rest is padding: zeros, and in no moment.
-        horizon: cuts episodes where that is sooner than the environment's own limit.
+        limit: () int, steps after which an episode is cut; the environment's own by default.
     """
     n = jax.tree.leaves(deployed)[0].shape[0]
     r = keys.shape[0]
     pairs = n * r
-    limit = min(horizon or env.spec.horizon, env.spec.horizon)
+    limit = env.spec.horizon if limit is None else limit
     todo = jnp.int32(pairs) if count is None else jnp.asarray(count * r, jnp.int32)
     n_lanes = -(-min(config.lanes, pairs) // WIDTH) * WIDTH
     start_state, start_obs = jax.vmap(env.reset, out_axes=-1)(keys)

@@ -202,6 +202,7 @@ def _limits(progress: Progress, settings: Settings, chunk: int) -> Limits:
         generation=progress.generation,
         last_steps=progress.last_steps,
         generations=as_int32(min(chunk, to_go)),
+        total=as_int32(settings.total_timesteps or unlimited),
         room=as_int32(left),
         due=as_int32(due),
     )

@@ -69,7 +69,8 @@ class Evaluation(NamedTuple):
     nonfinite: Array  # ()     returns that were NaN or infinite
 
 
-# (key, candidates with leaves (n, ...), decode) -> Evaluation
+# (key, candidates with leaves (n, ...), decode) -> Evaluation. One with a true `grows` also takes the share of the
+# budget that is spent.
 Evaluator = Callable[[Key, PyTree, Callable[[PyTree], Params]], Evaluation]
 
 

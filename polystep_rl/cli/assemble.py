@@ -19,7 +19,7 @@ from polystep_rl.cli import UsageError
 from polystep_rl.cli.initial import Initial, initial
 from polystep_rl.cli.simulate import CALIBRATION_SEED, Task, make_env, make_evaluator, on_host
 from polystep_rl.config import TrainConfig, check_ranges, load_yaml
-from polystep_rl.evaluate import use_all_cores
+from polystep_rl.evaluate import Horizon, use_all_cores
 from polystep_rl.normalize import observation_scale, random_action_moments
 from polystep_rl.policies import make_policy, mlp_policy
 from polystep_rl.policies.io import SavedPolicy, load_policy
@@ -107,9 +107,8 @@ def _evaluators(env: Env | HostEnv, policy: Policy, config: TrainConfig) -> tupl
     keys, running = streams(config.seed), config.observation_scale == "running" and config.init is None
     try:
         episodes = episodes_per_candidate(config)
-        evaluate = make_evaluator(
-            env, policy, episodes, keys.episodes, running, config.step_penalty, config.train_horizon
-        )
+        horizon = Horizon(config.train_horizon, config.train_horizon_final)
+        evaluate = make_evaluator(env, policy, episodes, keys.episodes, running, config.step_penalty, horizon)
         return evaluate, make_evaluator(env, policy, config.eval_episodes, keys.evaluation)
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -16,7 +16,7 @@ import numpy as np
 from polystep_rl.cli import UsageError
 from polystep_rl.config import MAX_SEED, TrainConfig
 from polystep_rl.envs import make_any
-from polystep_rl.evaluate import device_evaluator, evaluate_params
+from polystep_rl.evaluate import Horizon, device_evaluator, evaluate_params
 from polystep_rl.host import host_evaluator
 from polystep_rl.train import streams
 from polystep_rl.types import Env, Evaluation, Evaluator, HostEnv, Key, Params, Policy
@@ -96,7 +96,7 @@ def make_evaluator(
     key: Key,
     collect_moments: bool = False,
     step_penalty: float = 0.0,
-    horizon: int | None = None,
+    horizon: Horizon = Horizon(),
 ) -> Evaluator:
     """An evaluator for an environment; ``key`` is the stream of simulators that have one of their own."""
     if on_host(env):

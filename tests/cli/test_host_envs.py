@@ -286,9 +286,11 @@ def test_killed_and_resumed(
 ) -> None:
     if simulator == "envpool":
         pytest.importorskip("envpool")
-    argv = (*CARTPOLE, "--simulator", simulator, "--workers", "0", "--observation-scale", scale)
+    argv = (*CARTPOLE, "--simulator", simulator, "--workers", "0", "--observation-scale", scale,
+            "--train-horizon", "10", "--train-horizon-final", "60")  # fmt: skip
     full = done(cli(*argv, "--run-dir", tmp_path / "whole"))
     rows = read_metrics(tmp_path / "whole" / "metrics.csv")
+    assert rows[0]["rollout/ep_len_mean"] <= 10 < rows[-1]["rollout/ep_len_mean"]
     first = next(i for i, row in enumerate(rows) if row["eval/mean_reward"] is not None)
     assert first + 2 < len(rows)
     honest = RunObserver.generations
@@ -504,6 +506,7 @@ USAGE = {
     "workers of nobody": (("--simulator", "jax", "--workers", "many"), "--workers many: expected auto"),
     "horizon": ((*SLIDER, "--train-horizon", "0"), "train_horizon was 0, expected at least 1"),
     "widen nothing": ((*SLIDER, "--init-widen", "2"), "init_widen was 2 without init"),
+    "horizon to nowhere": ((*SLIDER, "--train-horizon-final", "9"), "train_horizon_final was 9 without train_horizon"),
     "penalty": ((*SLIDER, "--step-penalty", "nan"), "step_penalty was nan, expected a finite number"),
     "nan observations": (
         ("--env", "own_host_envs:Broken", *SLIDER[2:], "--workers", "0", "--env-kwarg", "how=nan observation"),

@@ -8,6 +8,7 @@ envpool = pytest.importorskip("envpool")
 
 from polystep_rl.envs import make_any  # noqa: E402
 from polystep_rl.envs.envpool_env import EnvPoolEnv, envpool_ids  # noqa: E402
+from polystep_rl.evaluate import Horizon  # noqa: E402
 from polystep_rl.host import HostLayout, host_evaluator  # noqa: E402
 from polystep_rl.policies import make_policy  # noqa: E402
 
@@ -140,7 +141,7 @@ def test_episodes_cut_by_the_evaluator(crn):
     policy = make_policy(env.spec, (), "float32")
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 10))
     with (
-        host_evaluator(env, policy, 4, HostLayout(lanes=8), horizon=7) as cut,
+        host_evaluator(env, policy, 4, HostLayout(lanes=8), horizon=Horizon(7)) as cut,
         host_evaluator(short, policy, 4, HostLayout(lanes=8)) as ended,
     ):
         one, two = (evaluator(jax.random.key(1), params, lambda x: x) for evaluator in (cut, ended))

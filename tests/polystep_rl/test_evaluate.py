@@ -11,7 +11,7 @@ import pytest
 from jax.tree_util import Partial
 
 from polystep_rl.envs import make
-from polystep_rl.evaluate import Layout, device_evaluator, evaluate_params, finite_cost, merge_moments
+from polystep_rl.evaluate import Horizon, Layout, device_evaluator, evaluate_params, finite_cost, merge_moments
 from polystep_rl.policies import make_policy
 from polystep_rl.rollout import RolloutConfig
 from polystep_rl.types import Evaluation, Moments, Policy
@@ -75,12 +75,32 @@ def test_cost_and_steps(reference: Evaluation) -> None:
 
 def test_horizon_cuts(policy: Policy, reference: Evaluation) -> None:
     """With a reward of 1 a step, a cut episode returns its length."""
-    cut = evaluate(policy, population(policy), horizon=12)
+    cut = evaluate(policy, population(policy), horizon=Horizon(12))
     np.testing.assert_array_equal(cut.lengths, np.minimum(reference.lengths, 12))
     np.testing.assert_array_equal(cut.returns, cut.lengths)
     assert reference.lengths.max() > 12 == cut.lengths.max()
-    longer = evaluate(policy, population(policy), horizon=10_000)
+    longer = evaluate(policy, population(policy), horizon=Horizon(10_000))
     np.testing.assert_array_equal(longer.lengths, reference.lengths)
+
+
+def test_a_horizon_that_grows(policy: Policy, reference: Evaluation) -> None:
+    """The share of the budget that is spent says how long episodes are: geometrically from the first to the last."""
+    evaluator = device_evaluator(make("CartPole-v1"), policy, R, horizon=Horizon(5, 80))
+    run = jax.jit(lambda share: evaluator(KEY, population(policy), lambda x: x, share))
+    for share, limit in ((0.0, 5), (0.25, 10), (0.5, 20), (1.0, 80)):
+        np.testing.assert_array_equal(run(jnp.float32(share)).lengths, np.minimum(reference.lengths, limit))
+        assert Horizon(5, 80).at(share, 500) == limit
+    assert reference.lengths.max() > 20
+
+
+@pytest.mark.parametrize("horizon, own, ends", [
+    (Horizon(), 500, (500, 500)), (Horizon(7), 500, (7, 7)), (Horizon(7), 5, (5, 5)), (Horizon(7, 900), 500, (7, 500)),
+    (Horizon(400, 30), 500, (400, 30)), (Horizon(900, 700), 500, (500, 500)),
+])  # fmt: skip
+def test_horizons_stay_between_their_ends(horizon: Horizon, own: int, ends: tuple[int, int]) -> None:
+    steps = [int(horizon.at(share, own)) for share in np.linspace(0, 1, 33).tolist()]
+    assert (steps[0], steps[-1]) == ends
+    assert steps == sorted(steps, reverse=ends[0] > ends[1])
 
 
 def test_decode_brings_its_arrays_along(policy: Policy, reference: Evaluation) -> None:

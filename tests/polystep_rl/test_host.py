@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from polystep_rl.evaluate import Horizon
 from polystep_rl.host import HostLayout, SimulatorError, host_evaluator
 from polystep_rl.policies import make_policy
 from polystep_rl.statistics import merge
@@ -123,10 +124,22 @@ def test_identical_candidates_get_identical_costs():
 def test_horizon_cuts():
     found = evaluate(PointEnv(longest=30, horizon=4), collect_moments=True)
     assert found.lengths.max() == 4
-    asked = evaluate(PointEnv(longest=30), collect_moments=True, horizon=4)  # the same by the evaluator alone
+    asked = evaluate(PointEnv(longest=30), collect_moments=True, horizon=Horizon(4))  # the same by the evaluator alone
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(asked), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert evaluate(PointEnv(longest=30, horizon=4), horizon=9).lengths.max() == 4, "never longer than the task"
+    assert evaluate(PointEnv(longest=30, horizon=4), horizon=Horizon(9)).lengths.max() == 4, (
+        "never longer than the task"
+    )
+
+
+def test_a_horizon_that_grows():
+    env = PointEnv(longest=30)
+    policy = make_policy(env.spec, (5,), "binary")
+    with host_evaluator(env, policy, 2, horizon=Horizon(2, 18)) as evaluator:
+        assert evaluator.grows
+        params = jax.vmap(policy.init)(jax.random.split(KEY, 10))
+        longest = [evaluator(KEY, params, lambda x: x, share).lengths.max() for share in (0.0, 0.5, 1.0, 0.0)]
+    assert longest == [2, 6, 18, 2]
 
 
 def test_step_penalty_is_in_the_cost_alone():
@@ -166,8 +179,8 @@ def test_no_episodes_are_refused():
     env = PointEnv()
     with pytest.raises(ValueError, match="expected at least 1"):
         host_evaluator(env, make_policy(env.spec, (), "float32"), 0)
-    with pytest.raises(ValueError, match="horizon=0: expected at least 1 step"):
-        host_evaluator(env, make_policy(env.spec, (), "float32"), 1, horizon=0)
+    with pytest.raises(ValueError, match="expected at least 1 step"):
+        host_evaluator(env, make_policy(env.spec, (), "float32"), 1, horizon=Horizon(0))
 
 
 def test_moments_merge_in_any_split():

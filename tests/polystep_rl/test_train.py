@@ -15,7 +15,7 @@ from polystep_rl import train as loop
 from polystep_rl.build import build_strategy
 from polystep_rl.config import SearchConfig
 from polystep_rl.envs import make
-from polystep_rl.evaluate import device_evaluator, evaluate_params
+from polystep_rl.evaluate import Horizon, device_evaluator, evaluate_params
 from polystep_rl.policies import make_policy
 from polystep_rl.train import Observer, Progress, Result, Settings, TrainError, streams, train
 from polystep_rl.types import Evaluation, Evaluator, Proposal, Strategy
@@ -50,11 +50,18 @@ class Record(Observer):
 class Task:
     """Everything but the settings."""
 
-    def __init__(self, env_id: str, precision: str, search: SearchConfig = SEARCH, hidden: tuple[int, ...] = (8,)):
+    def __init__(
+        self,
+        env_id: str,
+        precision: str,
+        search: SearchConfig = SEARCH,
+        hidden: tuple[int, ...] = (8,),
+        horizon: Horizon = Horizon(),
+    ):
         self.env = make(env_id)
         self.policy = make_policy(self.env.spec, hidden, precision, 0.0, 0.25)
         self.strategy = build_strategy(search)
-        self.evaluate = device_evaluator(self.env, self.policy, search.episodes)
+        self.evaluate = device_evaluator(self.env, self.policy, search.episodes, horizon=horizon)
         self.centre = device_evaluator(self.env, self.policy, 64)
 
     def start(self, seed: int = 0) -> Progress:
@@ -233,9 +240,25 @@ def test_chunks_do_not_matter(cartpole: Task, monkeypatch: pytest.MonkeyPatch) -
     assert by_chunks.table() == one_by_one.table() and same(a.progress, b.progress)
 
 
-@pytest.mark.parametrize("search", [SEARCH, ADAM], ids=["plain", "adam"])
-def test_going_on_from_a_checkpoint_is_an_uninterrupted_run(search: SearchConfig) -> None:
-    task = Task("CartPole-v1", "binary", search)
+def test_training_episodes_grow_over_the_budget() -> None:
+    task, record = Task("CartPole-v1", "float32", horizon=Horizon(8, 128)), Record()
+    task.train(Settings(40_000, eval_freq=10_000), record)
+    lengths = [row["rollout/ep_len_mean"] for row in record.rows]
+    assert 5 < lengths[0] <= 8, "nearly all of a first generation's are cut"
+    before = [0, *(row["env_steps"] for row in record.rows)]
+    for steps, length in zip(before, lengths, strict=False):
+        assert length <= round(8 * 16 ** (steps / 40_000)) + 0.5
+    assert max(lengths) > 4 * 8
+    assert max(row["eval/mean_ep_length"] or 0 for row in record.rows) > 128, "evaluations are never cut"
+
+
+@pytest.mark.parametrize(
+    "search, horizon",
+    [(SEARCH, Horizon()), (ADAM, Horizon()), (SEARCH, Horizon(10, 300))],
+    ids=["plain", "adam", "growing episodes"],
+)
+def test_going_on_from_a_checkpoint_is_an_uninterrupted_run(search: SearchConfig, horizon: Horizon) -> None:
+    task = Task("CartPole-v1", "binary", search, horizon=horizon)
     settings = Settings(80_000, eval_freq=20_000)
     whole, part, rest = Record(), Record(), Record()
     end = task.train(settings, whole)
