@@ -226,6 +226,7 @@ _ABOVE_ZERO |= {
     "max_grad_norm",
 }
 _INFINITE_OK = {"kl_penalty", "wall_seconds"}
+MAX_GROWING = 2**31 - 1  # the share of the budget that is spent is counted in int32
 MAX_SEED = 2**32 - 1  # beyond it, jax.random.key gives the same stream to many seeds
 
 
@@ -239,6 +240,10 @@ def check_ranges(config: Any) -> None:
         for name in ("train_horizon", "total_timesteps"):
             if getattr(config, name) is None:
                 raise ConfigError(f"train_horizon_final was {config.train_horizon_final} without {name}: give both")
+        if (config.total_timesteps or 0) > MAX_GROWING:
+            raise ConfigError(
+                f"total_timesteps was {config.total_timesteps}, expected at most {MAX_GROWING} where episodes grow"
+            )
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         if entry.name in _SEARCH_ONLY and config.algo in GRADIENT and value != entry.default:

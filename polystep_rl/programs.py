@@ -49,13 +49,12 @@ def make_step(strategy: Strategy, evaluate: Evaluator) -> StepFn:
     return step
 
 
-def _ask_evaluator(evaluate: Evaluator, key: Key, candidates: PyTree, decode: Partial, share: Any) -> Evaluation:
+def _ask_evaluator(
+    evaluate: Callable[..., Evaluation], key: Key, candidates: PyTree, decode: Partial, share: Any
+) -> Evaluation:
     """One whose episodes grow over the budget is told how much of it is spent."""
-    return (
-        evaluate(key, candidates, decode, share)
-        if getattr(evaluate, "grows", False)
-        else evaluate(key, candidates, decode)
-    )
+    told = (share,) if getattr(evaluate, "grows", False) else ()
+    return evaluate(key, candidates, decode, *told)
 
 
 class Limits(NamedTuple):

@@ -220,7 +220,8 @@ def test_close_ends_a_worker_that_hangs():
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 from polystep_rl.envs.gymnasium_env import GymnasiumEnv
@@ -236,14 +237,17 @@ time.sleep(60)
 @LINUX
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_workers_die_with_their_parent(end):
-    parent = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", PARENT, HERE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    pids = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(pids) == 3 and all(map(alive, pids))
-    parent.send_signal(end)
-    assert all_gone(pids)
-    _, errors = parent.communicate(timeout=10)
+    ) as parent:
+        try:
+            pids = [int(pid) for pid in parent.stdout.readline().split()]
+            assert len(pids) == 3 and all(map(alive, pids))
+            parent.send_signal(end)
+            assert all_gone(pids)
+            _, errors = parent.communicate(timeout=10)
+        finally:
+            parent.kill()
     assert "Traceback" not in errors.replace("Traceback", "", end == signal.SIGINT), errors
 
 
