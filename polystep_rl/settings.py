@@ -78,6 +78,8 @@ class PopulationConfig(Settings):
     """Candidates in a generation."""
     sigma: float = 0.5
     """Standard deviation of the perturbations at the start, in parameter units."""
+    averaging: float = 0.0
+    """Deploy a moving average of the centre with this decay; 0 deploys the centre."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ class EvosaxConfig(Settings):
     """Adam's step, where the algorithm takes an optimizer."""
     options: tuple[str, ...] = ()
     """Values of the algorithm's own parameters, as name=value."""
+    averaging: float = 0.0
+    """Deploy a moving average of the centre with this decay; 0 deploys the centre."""
 
 
 @dataclass(frozen=True)

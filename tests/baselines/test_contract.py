@@ -41,8 +41,8 @@ def centre_cost(strategy: Strategy, state: State) -> float:
     return float(cost_of(jax.tree.map(lambda x: x[None], strategy.params(state)))[0])
 
 
-def build(name: str) -> Strategy:
-    settings = settings_class(name)()
+def build(name: str, **changes: Any) -> Strategy:
+    settings = dataclasses.replace(settings_class(name)(), **changes)
     if isinstance(settings, SearchConfig):
         return build_strategy(settings)
     values = dataclasses.asdict(settings)
@@ -140,3 +140,17 @@ def test_a_quadratic_goes_down(name: str) -> None:
     if name in WANDERERS:
         return
     assert np.mean(costs) < SLACK.get(name, 0.5 if name in NAMED else 0.995) * start
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_averaging_deploys_the_mean_of_the_centres(name: str) -> None:
+    """Early on, with a decay close to 1; the search itself goes on as it would."""
+    centres, means = [], []
+    for decay, found in ((0.0, centres), (0.999, means)):
+        strategy = build(name, averaging=decay)
+        state, step = strategy.init(jax.random.key(0), START), jax.jit(generation(strategy))
+        for number in range(4):
+            state, _ = step(jax.random.key(number), state)
+            found.append(jax.flatten_util.ravel_pytree(strategy.params(state))[0])
+    np.testing.assert_allclose(means[-1], np.mean(centres, axis=0), atol=1e-5)
+    assert not np.allclose(means[-1], centres[-1], atol=1e-3)
