@@ -12,7 +12,6 @@ from polystep_rl.baselines.evosax_es import evosax_strategy
 from polystep_rl.baselines.hill_climbing import hill_climbing
 from polystep_rl.baselines.spsa import spsa
 from polystep_rl.types import Strategy
-from polystep_rl.updates import averaged
 
 Settings = Mapping[str, Any]
 Builder = Callable[[Settings], Strategy]
@@ -72,16 +71,11 @@ def make_strategy(name: str, settings: Settings) -> Strategy:
     Args:
         name: one of `STRATEGIES`, or the class name of an evosax algorithm.
         settings: `population`, `sigma` and what else the algorithm takes; for an evosax class also `options`, a
-            sequence of "name=value". A decay as `averaging` deploys the moving average of the centre.
+            sequence of "name=value".
 
     Raises:
         ValueError: an unknown name, or settings that do not fit.
     """
-    strategy = _named(name, settings)
-    return averaged(strategy, settings["averaging"]) if settings.get("averaging", 0) > 0 else strategy
-
-
-def _named(name: str, settings: Settings) -> Strategy:
     if name in STRATEGIES:
         return STRATEGIES[name](settings)
     rate = settings.get("learning_rate")

@@ -28,6 +28,7 @@ from polystep_rl.settings import SETTINGS, SearchConfig
 from polystep_rl.statistics import observing
 from polystep_rl.train import Streams, streams
 from polystep_rl.types import Env, Evaluator, HostEnv, Params, Policy, Strategy
+from polystep_rl.updates import averaged
 
 POLICY, BEST_POLICY = "policy", "best_policy"
 CACHE_VARIABLE = "POLYSTEP_RL_CACHE"  # a folder, or "off"
@@ -140,7 +141,9 @@ def make_algorithm(config: TrainConfig) -> Strategy:
                 close = difflib.get_close_matches(config.algo, known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(SETTINGS)}"
                 raise UsageError(f"unknown algorithm {config.algo!r}: {hint} (or the class name of one of evosax's)")
-        return make_strategy(config.algo, dataclasses.asdict(config.search))
+        strategy = make_strategy(config.algo, dataclasses.asdict(config.search))
+        averaging = getattr(config.search, "averaging")  # noqa: B009
+        return averaged(strategy, averaging) if averaging > 0 else strategy
     except ModuleNotFoundError as error:
         raise UsageError(f"--algo {config.algo} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
 

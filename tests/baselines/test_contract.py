@@ -16,6 +16,8 @@ pytest.importorskip("evosax")
 from polystep_rl.baselines.evosax_es import class_names
 from polystep_rl.baselines.registry import STRATEGIES, make_strategy
 from polystep_rl.build import build_strategy
+from polystep_rl.cli.assemble import make_algorithm
+from polystep_rl.config import TrainConfig
 from polystep_rl.settings import GRADIENT, SETTINGS, SearchConfig, settings_class
 from polystep_rl.types import Array, Info, Key, Params, State, Strategy
 
@@ -41,8 +43,8 @@ def centre_cost(strategy: Strategy, state: State) -> float:
     return float(cost_of(jax.tree.map(lambda x: x[None], strategy.params(state)))[0])
 
 
-def build(name: str, **changes: Any) -> Strategy:
-    settings = dataclasses.replace(settings_class(name)(), **changes)
+def build(name: str) -> Strategy:
+    settings = settings_class(name)()
     if isinstance(settings, SearchConfig):
         return build_strategy(settings)
     values = dataclasses.asdict(settings)
@@ -147,7 +149,8 @@ def test_averaging_deploys_the_mean_of_the_centres(name: str) -> None:
     """Early on, with a decay close to 1; the search itself goes on as it would."""
     centres, means = [], []
     for decay, found in ((0.0, centres), (0.999, means)):
-        strategy = build(name, averaging=decay)
+        settings = dataclasses.replace(settings_class(name)(), averaging=decay)
+        strategy = make_algorithm(TrainConfig(algo=name, search=settings))
         state, step = strategy.init(jax.random.key(0), START), jax.jit(generation(strategy))
         for number in range(4):
             state, _ = step(jax.random.key(number), state)
