@@ -206,9 +206,8 @@ _AT_LEAST = {
     **dict.fromkeys(("seed", "redraw_every", "momentum", "kl_penalty", "epsilon_final", "learning_starts"), 0),
     **dict.fromkeys(("ent_coef", "vf_coef", "gamma", "gae_lambda", "learning_rate_final"), 0),
     **dict.fromkeys(("exploration_fraction", "exploration_final_eps", "averaging", "init_scale"), 0),
-    **dict.fromkeys(
-        ("max_episode_steps", "train_horizon", "train_horizon_final", "init_widen", "policy_delay", "critic"), 1
-    ),
+    **dict.fromkeys(("max_episode_steps", "train_horizon", "train_horizon_final", "init_widen"), 1),
+    **dict.fromkeys(("policy_delay", "critic"), 1),
     **dict.fromkeys(("action_noise", "target_policy_noise", "target_noise_clip"), 0),
     "population": 2,
 }
@@ -216,46 +215,48 @@ _AT_MOST = dict.fromkeys(
     ("elite_ratio", "tau", "gamma", "gae_lambda", "exploration_fraction", "exploration_final_eps"), 1
 )
 _ABOVE_ZERO = {"epsilon", "step_radius", "step_radius_final", "probe_radius", "probe_radius_final", "sigma"}
-_ABOVE_ZERO |= {
-    "elite_ratio",
-    "learning_rate",
-    "wall_seconds",
-    "observation_unit",
-    "sigma_final",
-    "clip_range",
-    "max_grad_norm",
-}
+_ABOVE_ZERO |= {"elite_ratio", "learning_rate", "wall_seconds", "observation_unit", "sigma_final", "clip_range"}
+_ABOVE_ZERO |= {"max_grad_norm"}
 _INFINITE_OK = {"kl_penalty", "wall_seconds"}
 MAX_GROWING = 2**31 - 1  # the share of the budget that is spent is counted in int32
 MAX_SEED = 2**32 - 1  # beyond it, jax.random.key gives the same stream to many seeds
 
 
 def check_ranges(config: Any) -> None:
-    """Raise ConfigError, naming the setting, for the first number that is out of range."""
-    if isinstance(config, TrainConfig) and config.init is None and config.init_widen > 1:
-        raise ConfigError(
-            f"init_widen was {config.init_widen} without init: it widens a given policy; set hidden instead"
-        )
-    if isinstance(config, TrainConfig) and config.train_horizon_final is not None:
-        for name in ("train_horizon", "total_timesteps"):
-            if getattr(config, name) is None:
-                raise ConfigError(f"train_horizon_final was {config.train_horizon_final} without {name}: give both")
-        if (config.total_timesteps or 0) > MAX_GROWING:
-            raise ConfigError(
-                f"total_timesteps was {config.total_timesteps}, expected at most {MAX_GROWING} where episodes grow"
-            )
+    """Raise ConfigError, naming the setting, for the first number that is out of range or has no use beside another."""
+    if isinstance(config, TrainConfig):
+        _check_together(config)
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
-        if entry.name in _SEARCH_ONLY and config.algo in GRADIENT and value != entry.default:
-            raise ConfigError(
-                f"{entry.name} was {value} with {config.algo}, which trains on the environment's own episodes and "
-                "rewards; leave it out, or make it a wrapper"
-            )
         if dataclasses.is_dataclass(value):
             check_ranges(value)
         for number in value if isinstance(value, tuple) else (value,):
             if type(number) in (int, float):
                 _check_range(entry.name, number)
+
+
+def _check_together(config: TrainConfig) -> None:
+    """Raise ConfigError for settings that do nothing without, or with, another one."""
+    if config.init is None and config.init_widen > 1:
+        said = "it widens a given policy; set hidden instead"
+        raise ConfigError(f"init_widen was {config.init_widen} without init: {said}")
+    if config.algo in GRADIENT:
+        for entry in dataclasses.fields(config):
+            value = getattr(config, entry.name)
+            if entry.name in _SEARCH_ONLY and value != entry.default:
+                raise ConfigError(
+                    f"{entry.name} was {value} with {config.algo}, which trains on the environment's own episodes and "
+                    "rewards; leave it out, or make it a wrapper"
+                )
+    if config.train_horizon_final is None:
+        return
+    for name in ("train_horizon", "total_timesteps"):
+        if getattr(config, name) is None:
+            raise ConfigError(f"train_horizon_final was {config.train_horizon_final} without {name}: give both")
+    if (config.total_timesteps or 0) > MAX_GROWING:
+        raise ConfigError(
+            f"total_timesteps was {config.total_timesteps}, expected at most {MAX_GROWING} where episodes grow"
+        )
 
 
 def _check_range(name: str, value: float) -> None:
