@@ -62,7 +62,7 @@ def test_a_generation_is_frozen_and_then_merged():
     state = strategy.init(KEY, policy.init(KEY))
     candidates = strategy.decode(state, strategy.ask(KEY, state).candidates)
     assert all((leaf == leaf[0]).all() for leaf in jax.tree.leaves(candidates[INPUT]))
-    after, _, evaluation = make_step(strategy, evaluate)(KEY, KEY, state)
+    after, _, evaluation = make_step(strategy, evaluate)(KEY, KEY, state, jnp.float32(0))
     assert after.moments.weight == prior.weight + evaluation.env_steps
     parts = [prior, evaluation.obs_moments]
     mean = sum(np.asarray(m.weight * m.mean) for m in parts) / sum(float(m.weight) for m in parts)
