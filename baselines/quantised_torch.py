@@ -92,7 +92,7 @@ class QuantisedNetwork(nn.Module):
             self.weights.append(weight)
             self.biases.append(bias)
         self.log_scale, self.offset = None, None
-        if self.integer and spec.head == "discrete":
+        if self.integer and spec.head != "box":
             self.log_scale = nn.Parameter(torch.tensor(0.0 if values or self.small_start else math.log(LOGIT_SCALE)))
             self.offset = nn.Parameter(torch.tensor(0.0)) if values else None
         if self.integer:
@@ -236,8 +236,13 @@ class QuantisedNetwork(nn.Module):
         return self.mid + raw * self.step if cut else self.head(raw)
 
     def act(self, obs: Tensor) -> Tensor:
-        """The deployed policy's actions, (n,) int64 or (n, a) float32: neither scale nor softmax can make ties."""
+        """The deployed policy's actions: neither scale nor softmax can make ties.
+
+        (n,) int64, (n, groups) int64 of a multidiscrete head, or (n, a) float32 of a box.
+        """
         raw = self.raw(obs)
+        if self.spec.head == "multidiscrete":
+            return torch.stack([torch.argmax(part, dim=1) for part in torch.split(raw, self.spec.groups, dim=1)], dim=1)
         return torch.argmax(raw, dim=1) if self.spec.head == "discrete" else self.head(raw)
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ from polystep_rl.baselines.static import Static
 from polystep_rl.types import Params, PolicySpec
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "dqn": DQN, "sac": SAC, "td3": TD3}
-HEADS = {"ppo": ("discrete", "box"), "dqn": ("discrete",), "sac": ("box",), "td3": ("box",)}
+HEADS = {"ppo": ("discrete", "multidiscrete", "box"), "dqn": ("discrete",), "sac": ("box",), "td3": ("box",)}
 GRADIENTS = ("none", "ste", "ptq")
 CALIBRATION = 4096  # most recent training observations that post-training quantisation sees
 RETURNS_WINDOW = 100  # episodes in rollout/ep_rew_mean, as in stable-baselines3
@@ -162,10 +162,8 @@ def _environments(env_id: str, n_envs: int, spec: PolicySpec, make_env: MakeEnv)
         raise ValueError(f"n_envs {n_envs}: expected at least 1")
     envs = DummyVecEnv([lambda: Monitor(make_env())] * n_envs)
     obs, action = envs.observation_space, envs.action_space
-    if not (isinstance(action, spaces.Discrete) or (isinstance(action, spaces.Box) and len(action.shape) == 1)):
-        raise ValueError(f"{env_id} has the action space {action}; expected a Discrete or a flat Box")
-    size, head = (int(action.n), "discrete") if isinstance(action, spaces.Discrete) else (action.shape[0], "box")
-    if obs.shape != (spec.obs_size,) or (size, head) != (spec.action_size, spec.head):
+    size, head, groups = _head(env_id, action)
+    if obs.shape != (spec.obs_size,) or (size, head, groups) != (spec.action_size, spec.head, spec.groups):
         raise ValueError(
             f"{env_id} has observations {obs.shape} and {size} {head} actions; the policy expects "
             f"({spec.obs_size},) and {spec.action_size} {spec.head}"
@@ -175,6 +173,17 @@ def _environments(env_id: str, n_envs: int, spec: PolicySpec, make_env: MakeEnv)
             if not np.array_equal(theirs, np.asarray(ours, theirs.dtype)):
                 raise ValueError(f"{env_id} has actions with {name} {theirs.tolist()}; the policy's is {list(ours)}")
     return envs
+
+
+def _head(env_id: str, action: gymnasium.Space) -> tuple[int, str, tuple[int, ...]]:
+    """Outputs, head and groups of a policy for an action space."""
+    if isinstance(action, spaces.Discrete):
+        return int(action.n), "discrete", ()
+    if isinstance(action, spaces.MultiDiscrete) and action.nvec.ndim == 1:
+        return int(action.nvec.sum()), "multidiscrete", tuple(action.nvec.tolist())
+    if isinstance(action, spaces.Box) and len(action.shape) == 1:
+        return action.shape[0], "box", ()
+    raise ValueError(f"{env_id} has the action space {action}; expected a Discrete, a flat MultiDiscrete or a flat Box")
 
 
 class _Watch(BaseCallback):

@@ -31,7 +31,7 @@ from polystep_rl.cli.simulate import (
 )
 from polystep_rl.config import TrainConfig, check_ranges
 from polystep_rl.envs.single import make_single
-from polystep_rl.envs.spaces import flat_observations
+from polystep_rl.envs.spaces import flat_observations, policy_actions
 from polystep_rl.policies import mlp_policy, precision, save_policy
 from polystep_rl.policies.layerwise import layerwise
 from polystep_rl.rundir import RunDir
@@ -108,8 +108,11 @@ class GradientObserver:
 
 
 def _flat_env(task: Task) -> gymnasium.Env[Any, Any]:
-    """Gymnasium's own environment of a task, with flat observations: what stable-baselines3 trains on."""
+    """Gymnasium's own environment of a task, with flat observations and actions: what stable-baselines3 trains on."""
     env = make_single(task.env, keyword_arguments(task.env_kwarg), task.wrapper, task.max_episode_steps)
+    space, convert = policy_actions(env.action_space)
+    if space != env.action_space:
+        env = gymnasium.wrappers.TransformAction(env, convert, space)
     if isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 1:
         return env
     flat, flatten = flat_observations(env.observation_space)

@@ -148,6 +148,38 @@ def test_box_actions(name):
         assert np.mean(np.abs(got - want) > 1e-4) < 1e-3
 
 
+class Bits(gymnasium.Env):
+    """Pays a point for telling the sign of the first number, and one for that of the second among three."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.now = 0, self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return self.now, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        reward = float(action[0] == (self.now[0] > 0)) + float(action[1] == (self.now[1] > 0))
+        self.time, self.now = self.time + 1, self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return self.now, reward, False, self.time == 8, {}
+
+
+@pytest.mark.parametrize("name", precision.PRECISIONS)
+def test_ppo_learns_multidiscrete_actions_and_predicts_what_the_exported_policy_does(name):
+    unit = (0.0, 0.0), (0.5, 0.5)
+    spec = PolicySpec(2, (16,), name, "multidiscrete", 5, (), (), *unit, (2, 3))
+    settings = {**PPO, "gamma": 0.5}
+    model = sb3.make_model("ppo", "Bits", spec, make_static(spec), "ste", settings, seed=1, make_env=Bits)
+    model.learn(8000, log_interval=None)
+    assert np.mean([episode["r"] for episode in model.ep_info_buffer]) > 13  # of 16; 6.7 by chance
+    obs = observations(spec, model.rollout_buffer.observations.reshape(-1, 2))
+    got, want = model.predict(obs, deterministic=True)[0], ours(spec, model.policy.network.latents(), obs)
+    assert got.shape == want.shape == (len(obs), 2) and len(np.unique(want, axis=0)) >= 4
+    assert np.mean(got != want) == 0 if name in precision.INTEGER_PRECISIONS else np.mean(got != want) < 1e-3
+
+
 @pytest.mark.parametrize("name", ["int8", "binary"])
 @pytest.mark.parametrize("values", [False, True])
 def test_scale_and_offset_do_not_change_the_order(name, values):
@@ -322,6 +354,10 @@ def test_float_training_ends_in_a_policy_of_the_precision(name):
         ({"settings": {"n_step": 8}}, "unknown ppo setting 'n_step': did you mean 'n_steps'?"),
         ({"env_id": "Acrobot-v1"}, r"Acrobot-v1 has observations \(6,\) and 3 discrete actions"),
         ({"algo": "dqn", "spec": pendulum("int8"), "env_id": "Pendulum-v1"}, "DQN needs a Discrete action space"),
+        (
+            {"make_env": Bits},
+            r"observations \(2,\) and 5 multidiscrete actions; the policy expects \(4,\) and 2 discrete",
+        ),
         ({"steps": 3}, "too few for 4 envs"),
     ],
 )

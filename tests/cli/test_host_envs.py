@@ -154,6 +154,14 @@ def whole(cli: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def test_ppo_trains_on_spaces_that_are_flattened(cli: Callable, own_module: Path, tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    flags = ("--algo", "ppo-ste", "--policy", "int8", "--hidden", "16", "--gamma", "0.5", "--learning-rate", "0.003")
+    budget = ("--max-episode-steps", "5", "--total-timesteps", "12000", "--eval-freq", "6000", "--eval-episodes", "16")
+    run = ("train", "--env", "own_host_envs:Mine", *flags, *budget, "--workers", "0", "--run-dir", tmp_path / "run")
+    assert done(cli(*run, "--quiet", "--json"))["eval"]["mean_return"] > 8.5  # of 10; 4.2 by chance
+
+
 # --- workers -------------------------------------------------------------------------------------------------------
 def test_workers_change_nothing(cli: Callable, assert_same_run: Callable, whole: Path, tmp_path: Path) -> None:
     spread = done(cli(*CARTPOLE, "--workers", "2", "--run-dir", tmp_path / "run"))
