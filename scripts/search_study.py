@@ -4,7 +4,7 @@
     python scripts/search_study.py scripts/search_study.yaml --out study --only "HalfCheetah-v5/*" --seeds 100 101
 
 The YAML file holds, per environment, settings that all variants share and the variants by name, each what differs from
-the `tuned` preset of its algorithm. Runs share out the cores, one each. A line each is printed at any time with
+the `tuned` preset of its algorithm. Runs share out the cores. A line each is printed at any time with
 `--report`; `--publish docs/results/search_study` writes the results without the folders (.json), a table (.md) and the
 learning curves (.png).
 """

@@ -40,7 +40,7 @@ class Options:
     out: Path | None = None
     """Its folder; what is finished there is kept. By default compare/<name of the grid file>, or compare/latest."""
     jobs: int | None = None
-    """Runs side by side, a core each; by default as many as there are cores."""
+    """Runs side by side, which share out the cores; by default as many as there are cores."""
     figures: bool = True
     """Draw the figures (needs the extra `play`)."""
     json: bool = False

@@ -34,10 +34,10 @@ class Event(NamedTuple):
 
 
 class _Worker:
-    """One process, pinned to a core, and the thread that feeds it."""
+    """One process, pinned to some cores, and the thread that feeds it."""
 
-    def __init__(self, core: int, jobs: deque[Job], events: queue.Queue[Event | None], log: IO[str]) -> None:
-        self.core, self.jobs, self.events, self.log = core, jobs, events, log
+    def __init__(self, cores: Sequence[int], jobs: deque[Job], events: queue.Queue[Event | None], log: IO[str]) -> None:
+        self.cores, self.jobs, self.events, self.log = cores, jobs, events, log
         self.process: subprocess.Popen[str] | None = None
         self.closing = False
         self.thread = threading.Thread(target=self._serve, daemon=True)
@@ -45,7 +45,7 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "polystep_rl.cli.worker", str(self.core)],
+            [sys.executable, "-P", "-m", "polystep_rl.cli.worker", ",".join(map(str, self.cores))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -107,8 +107,13 @@ class _Worker:
         self.process = None
 
 
+def share_out(cores: Sequence[int], workers: int) -> list[Sequence[int]]:
+    """The cores of every worker: as even as can be, and one each, some twice, where workers are more than cores."""
+    return [cores[i::workers] or [cores[i % len(cores)]] for i in range(workers)]
+
+
 def run_jobs(jobs: Sequence[Job], workers: int, log_path: Path, hear: Callable[[Event | None], None]) -> None:
-    """Train all jobs on so many processes, one core each; returns when all have ended.
+    """Train all jobs on so many processes, which share out the cores; returns when all have ended.
 
     Args:
         jobs: in the order in which they are taken.
@@ -121,7 +126,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, log_path: Path, hear: Callable[[
     waiting, events = deque(jobs), queue.Queue[Event | None]()
     with open(log_path, "a", encoding="utf-8") as log:
         active = min(workers, len(jobs))
-        pool = [_Worker(cores[i % len(cores)], waiting, events, log) for i in range(active)]
+        pool = [_Worker(share, waiting, events, log) for share in share_out(cores, active)]
         try:
             while active:
                 try:

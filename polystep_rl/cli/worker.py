@@ -56,9 +56,10 @@ def _read(requests: queue.Queue[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Serve cells until standard input ends."""
+    """Serve cells, on the cores that the argument names (``0,2``), until standard input ends."""
+    cores = {int(core) for core in sys.argv[1].split(",")}
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {int(sys.argv[1])})
+        os.sched_setaffinity(0, cores)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever is printed must not end up among the answers
@@ -68,7 +69,7 @@ def main() -> None:
 
     from polystep_rl.cli.assemble import setup_jax
 
-    setup_jax(1)
+    setup_jax(len(cores))
     for count in itertools.count(1):
         answer = train_cell(requests.get())
         answers.write(json.dumps(answer) + "\n")

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("evosax")
 
 from polystep_rl import results
+from polystep_rl.cli.pool import share_out
 from polystep_rl.grid import Grid, cells
 
 FLAGS = "--algos polystep hill_climbing cma_es --policies int8 --seeds 2 --budget 100000 --no-figures".split()
@@ -118,6 +119,22 @@ def test_killed_at_any_moment_it_goes_on(whole: Path, tmp_path: Path) -> None:
     assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode == 0
     assert done.items() <= {file: file.stat().st_mtime_ns for file in out.glob("runs/*/DONE")}.items()
     assert table(out) == table(whole)
+
+
+@pytest.mark.parametrize("cores, workers", [(1, 1), (2, 1), (5, 2), (16, 3), (2, 5)])
+def test_workers_share_out_the_cores(cores: int, workers: int) -> None:
+    shares = share_out([10 + core for core in range(cores)], workers)
+    sizes = [len(share) for share in shares]
+    assert len(shares) == workers and min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
+    assert {core for share in shares for core in share} == {10 + core for core in range(cores)}
+    assert sum(sizes) == max(cores, workers)
+
+
+def test_runs_that_share_the_cores_differently_are_the_same(whole: Path, cli: Callable, tmp_path: Path) -> None:
+    """All cores for one run after the other. CMA-ES is left out: threads round its eigenvectors differently."""
+    flags = [flag for flag in FLAGS if flag != "cma_es"]
+    assert cli("compare", *flags, "--out", tmp_path, "--jobs", 1).code == 0
+    assert table(tmp_path) == [row for row in table(whole) if row["algo"] != "cma_es"]
 
 
 def test_a_crashed_cell_is_reported_and_the_rest_goes_on(
