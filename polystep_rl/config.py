@@ -77,6 +77,10 @@ class TrainConfig:
     of stable-baselines3 (.zip) or a foreign MLP. Its layers and input scales are kept."""
     init_widen: int = 1
     """With --init and a binary policy: hidden units for each of the given policy's."""
+    starts: int = 1
+    """Searches that take turns at first, each with its own directions and statistics; the best goes on alone."""
+    start_generations: int = 10
+    """With --starts: generations of each of them until then."""
     init_scale: float = 1.0
     """Multiplies the random start of the search."""
     observation_unit: float = 1.0
@@ -102,8 +106,8 @@ class TrainConfig:
     search: Settings = field(default_factory=SearchConfig)
 
 
-# What the evaluation of a population does; a gradient method trains on the environment's own episodes and rewards.
-_SEARCH_ONLY = ("train_horizon", "train_horizon_final", "step_penalty")
+# What only a population search has; a gradient method is one run on the environment's own episodes and rewards.
+_SEARCH_ONLY = ("train_horizon", "train_horizon_final", "step_penalty", "starts", "start_generations")
 PRESETS = ("tuned", "compare", "repair", "paper")
 
 
@@ -207,6 +211,7 @@ _AT_LEAST = {
     **dict.fromkeys(("ent_coef", "vf_coef", "gamma", "gae_lambda", "learning_rate_final"), 0),
     **dict.fromkeys(("exploration_fraction", "exploration_final_eps", "averaging", "init_scale"), 0),
     **dict.fromkeys(("max_episode_steps", "train_horizon", "train_horizon_final", "init_widen"), 1),
+    **dict.fromkeys(("starts", "start_generations"), 1),
     **dict.fromkeys(("policy_delay", "critic"), 1),
     **dict.fromkeys(("action_noise", "target_policy_noise", "target_noise_clip"), 0),
     "population": 2,
@@ -245,8 +250,8 @@ def _check_together(config: TrainConfig) -> None:
             value = getattr(config, entry.name)
             if entry.name in _SEARCH_ONLY and value != entry.default:
                 raise ConfigError(
-                    f"{entry.name} was {value} with {config.algo}, which trains on the environment's own episodes and "
-                    "rewards; leave it out, or make it a wrapper"
+                    f"{entry.name} was {value} with {config.algo}, which is one run on the environment's own episodes "
+                    "and rewards; leave it out, or make it a wrapper"
                 )
     if config.train_horizon_final is None:
         return

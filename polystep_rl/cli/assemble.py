@@ -23,6 +23,7 @@ from polystep_rl.evaluate import Horizon, use_all_cores
 from polystep_rl.normalize import observation_scale, random_action_moments
 from polystep_rl.policies import make_policy, mlp_policy
 from polystep_rl.policies.io import SavedPolicy, load_policy
+from polystep_rl.racing import racing
 from polystep_rl.rundir import finite
 from polystep_rl.settings import SETTINGS, SearchConfig
 from polystep_rl.statistics import observing
@@ -91,16 +92,19 @@ def _shared_parts(config: TrainConfig) -> _Shared:
     try:
         check_ranges(config)
         strategy = make_algorithm(config)
-        if config.init is not None:  # the given policy brings its own input scales, and keeps them
-            given = initial(env, config)
-            return _Shared(env, mlp_policy(given.spec), strategy, given)
-        policy = make_scaled_policy(env, config)
-        if config.observation_scale == "running":
-            prior = random_action_moments(env, jax.random.key(CALIBRATION_SEED))
-            strategy = observing(strategy, prior, config.observation_unit)
+        given = None if config.init is None else initial(env, config)
+        if given is not None:  # it brings its own input scales, and keeps them
+            policy = mlp_policy(given.spec)
+        else:
+            policy = make_scaled_policy(env, config)
+            if config.observation_scale == "running":
+                prior = random_action_moments(env, jax.random.key(CALIBRATION_SEED))
+                strategy = observing(strategy, prior, config.observation_unit)
+        if config.starts > 1:
+            strategy = racing(strategy, config.starts, config.start_generations)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return _Shared(env, policy, strategy, None)
+    return _Shared(env, policy, strategy, given)
 
 
 def _evaluators(env: Env | HostEnv, policy: Policy, config: TrainConfig) -> tuple[Evaluator, Evaluator]:
