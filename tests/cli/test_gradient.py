@@ -52,8 +52,12 @@ def test_deploy_last_and_best(cli: Callable, tmp_path: Path) -> None:
         (("--env", "Pendulum-v1", "--algo", "dqn"), "DQN needs a Discrete action space"),
         (("--learning-rate", -1), "learning_rate was -1.0"),
         (("--gamma", 2), "gamma was 2.0, expected at most 1"),
-        (("--train-horizon", 100), "train_horizon was 100 with ppo, which trains on the environment's own episodes"),
+        (
+            ("--train-horizon", 100),
+            "train_horizon was 100 with ppo, which is one run on the environment's own episodes",
+        ),
         (("--step-penalty", 0.5), "step_penalty was 0.5 with ppo"),
+        (("--starts", 3), "starts was 3 with ppo, which is one run"),
     ],
 )
 def test_what_does_not_fit(flags: tuple, said: str, cli: Callable, tmp_path: Path) -> None:

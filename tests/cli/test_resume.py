@@ -23,6 +23,7 @@ ADAM = ("--optimizer", "adam", "--learning-rate", "0.2", "--redraw-every", "0", 
         "--subspace-size", "16", "--total-timesteps", "120000", "--eval-freq", "12000")  # fmt: skip
 CMA = ("--algo", "cma_es", "--population", "6", "--episodes", "1", "--total-timesteps", "60000", "--eval-freq", "6000")
 EGGROLL = ("--algo", "eggroll", *CMA[2:])
+RACE = ("--starts", "3", "--start-generations", "5", "--observation-scale", "running", *CMA[-4:])
 COMMON = ("train", "--env", "CartPole-v1", "--eval-episodes", "16", "--test-episodes", "16", "--stop-reward", "None",
           "--quiet", "--json")  # fmt: skip
 
@@ -45,7 +46,9 @@ def killed_after(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunObserver, "generations", generations)
 
 
-@pytest.mark.parametrize("settings", [PAPER, ADAM, CMA, EGGROLL], ids=["paper", "adam", "cma_es", "eggroll"])
+@pytest.mark.parametrize(
+    "settings", [PAPER, ADAM, CMA, EGGROLL, RACE], ids=["paper", "adam", "cma_es", "eggroll", "race"]
+)
 def test_killed_and_resumed_then_extended(
     settings: tuple[str, ...], cli: Callable, assert_same_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
