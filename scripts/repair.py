@@ -4,7 +4,7 @@
 
 Per environment and seed: PPO trains a float32 policy; `train --init` quantises it (post-training, calibrated on its own
 observations) and searches from there by returns alone; beside it, PPO with straight-through gradients goes on from the
-same quantised policy with as many env steps. Every return is the mean over `--episodes` fresh episodes. All runs share
+same quantised policy. Every return is the mean over `--episodes` fresh episodes. All runs share
 out the cores, and finished ones are kept.
 """
 
@@ -44,8 +44,12 @@ class Args:
     """Seeds of the float policies and of the searches."""
     float_steps: int = 1_000_000
     """Env steps of PPO for a float policy; a fifth of them on Acrobot."""
-    repair_steps: int = 1_000_000
-    """Env steps of a repair, and of straight-through fine-tuning."""
+    hidden: tuple[int, ...] = (32,)
+    """Hidden layers of the float policies."""
+    repair_steps: int | None = None
+    """Env steps of a repair; by default those of the preset, at most 3 million."""
+    ste_steps: int = 1_000_000
+    """Env steps of straight-through fine-tuning."""
     episodes: int = 128
     """Fresh episodes behind every return."""
     jobs: int = 2
@@ -55,22 +59,30 @@ class Args:
 
 
 def float_config(env: str, seed: int, args: Args) -> TrainConfig:
-    """PPO on float32, hidden layers small enough for a microcontroller."""
-    config = preset(env, "float32", "tuned", "ppo")
+    """PPO on float32."""
     steps = args.float_steps // 5 if env == "Acrobot-v1" else args.float_steps
     return dataclasses.replace(
-        config, seed=seed, total_timesteps=steps, eval_freq=steps // 10, eval_episodes=32, test_episodes=args.episodes
+        preset(env, "float32", "tuned", "ppo"),
+        seed=seed,
+        hidden=args.hidden,
+        total_timesteps=steps,
+        eval_freq=steps // 10,
+        eval_episodes=32,
+        test_episodes=args.episodes,
     )
 
 
 def repair_config(env: str, precision: str, seed: int, start: Path, args: Args) -> TrainConfig:
     """The search from a quantised float policy."""
+    config = preset(env, precision, "repair")
+    steps = args.repair_steps or config.total_timesteps
+    assert steps is not None
     return dataclasses.replace(
-        preset(env, precision, "repair"),
+        config,
         seed=seed,
         init=str(start),
-        total_timesteps=args.repair_steps,
-        eval_freq=args.repair_steps // 20,
+        total_timesteps=steps,
+        eval_freq=steps // 20,
         eval_episodes=32,
         stop_reward=None,
         test_episodes=args.episodes,
@@ -85,8 +97,8 @@ def ste_config(env: str, precision: str, seed: int, start: Path, args: Args) -> 
         config,
         seed=seed,
         init=str(start),
-        total_timesteps=args.repair_steps,
-        eval_freq=args.repair_steps // 20,
+        total_timesteps=args.ste_steps,
+        eval_freq=args.ste_steps // 20,
         eval_episodes=32,
         test_episodes=args.episodes,
         search=dataclasses.replace(config.search, log_std_init=-2.0),
