@@ -270,7 +270,7 @@ class Square(Match):
 
 
 class Several(Match):
-    action_space = spaces.MultiDiscrete([2, 2])
+    action_space = spaces.MultiDiscrete([[2, 2]])
 
 
 CARTPOLE = PolicySpec(4, (8,), "float32", "discrete", 2, (), (), (0.0,) * 4, (1.0,) * 4)
@@ -281,12 +281,15 @@ CARTPOLE = PolicySpec(4, (8,), "float32", "discrete", 2, (), (), (0.0,) * 4, (1.
     [
         ({"algo": "sac", "spec": CARTPOLE}, "SAC needs a Box action space: use PPO or DQN"),
         ({"algo": "td3", "spec": CARTPOLE}, "TD3 needs a Box action space: use PPO or DQN"),
-        ({"algo": "ppo", "spec": CARTPOLE._replace(head="multidiscrete", groups=(1, 1))}, "PPO cannot train multidisc"),
+        (
+            {"algo": "dqn", "spec": CARTPOLE._replace(head="multidiscrete", groups=(1, 1)), "settings": {}},
+            "DQN cannot train",
+        ),
         ({"settings": {"taus": 1}}, "unknown sac setting 'taus': did you mean 'tau'?"),
         ({"settings": {"use_sde": True}}, "unknown sac setting 'use_sde'"),
         ({"settings": {"train_freq": (1, "episode")}}, "train_freq counts env steps"),
         ({"make_env": Square}, r"Match has observations \(3, 1\) and 2 box actions; the policy expects \(3,\)"),
-        ({"make_env": Several}, r"Match has the action space MultiDiscrete\(\[2 2\]\); expected"),
+        ({"make_env": Several}, r"Match has the action space MultiDiscrete\(\[\[2 2\]\]\); expected"),
         ({"spec": match()._replace(action_high=(1.0, 0.5001))}, r"actions with high \[1.0, 0.75\]; the policy's is"),
     ],
 )
