@@ -80,7 +80,7 @@ def make_static(spec):
 
 def train(algo, spec=None, gradients="ste", steps=400, on_evaluation=None, **kwargs):
     spec = spec or match()
-    options = {"settings": SETTINGS[algo], "seed": 3, "eval_freq": 200, "make_env": Match, **kwargs}
+    options = {"settings": SETTINGS.get(algo, {}), "seed": 3, "eval_freq": 200, "make_env": Match, **kwargs}
     report = on_evaluation or (lambda *_: False)
     shape = {"gradients": gradients, "total_timesteps": steps, "on_evaluation": report}
     return sb3.train_sb3(algo, "Match", spec, make_static(spec), **shape, **options)
