@@ -23,7 +23,6 @@ class RaceState(NamedTuple):
     inner: Any  # leaves (k, ...)
     scores: Array  # (k,) float32, moving average of the mean cost of a search's generations; inf before the first
     told: Array  # () int32, generations of all searches together
-    last: Array  # () int32, the search that was told last
 
 
 def racing(strategy: Strategy, starts: int, generations: int) -> Strategy:
@@ -48,9 +47,9 @@ def racing(strategy: Strategy, starts: int, generations: int) -> Strategy:
     if starts < 2 or generations < 1:
         raise ValueError(f"racing: {starts} starts of {generations} generations, expected at least 2 and 1")
 
-    def running(state: RaceState) -> Array:
-        """Whose turn it is."""
-        return jnp.where(state.told < starts * generations, state.told % starts, jnp.argmin(state.scores))
+    def turn(state: RaceState, generation: Array) -> Array:
+        """Whose generation it is: after the race the winner's, whose score no longer changes."""
+        return jnp.where(generation < starts * generations, generation % starts, jnp.argmin(state.scores))
 
     def of(state: RaceState, index: Array) -> State:
         return jax.tree.map(lambda leaf: leaf[index], state.inner)
@@ -60,28 +59,28 @@ def racing(strategy: Strategy, starts: int, generations: int) -> Strategy:
 
     def init(key: Key, params: Params) -> RaceState:
         inner = jax.vmap(strategy.init, in_axes=(0, None))(jax.random.split(key, starts), params)
-        return RaceState(inner, jnp.full(starts, jnp.inf, jnp.float32), jnp.int32(0), jnp.int32(0))
+        return RaceState(inner, jnp.full(starts, jnp.inf, jnp.float32), jnp.int32(0))
 
     def ask(key: Key, state: RaceState) -> Proposal:
-        return strategy.ask(key, of(state, running(state)))
+        return strategy.ask(key, of(state, turn(state, state.told)))
 
     def decode(state: RaceState, candidates: PyTree) -> Params:
-        return strategy.decode(of(state, running(state)), candidates)
+        return strategy.decode(of(state, turn(state, state.told)), candidates)
 
     def tell(state: RaceState, proposal: Proposal, cost: Array) -> tuple[RaceState, Info]:
-        index = running(state)
+        index = turn(state, state.told)
         inner, info = strategy.tell(of(state, index), proposal, cost)
         old, mean = state.scores[index], cost.mean().astype(jnp.float32)
         score = jnp.where(jnp.isinf(old), mean, MEMORY * old + (1 - MEMORY) * mean)
         score = jnp.where(state.told < starts * generations, score, old)  # the winner stays the winner
-        after = RaceState(put(state, index, inner), state.scores.at[index].set(score), state.told + 1, index)
+        after = RaceState(put(state, index, inner), state.scores.at[index].set(score), state.told + 1)
         return after, {**info, "start": index}
 
     def params(state: RaceState) -> Params:
         return strategy.params(of(state, jnp.argmin(state.scores)))
 
     def observe(state: RaceState, seen: Moments) -> RaceState:
-        inner = strategy.observe(of(state, state.last), seen)
-        return state._replace(inner=put(state, state.last, inner))
+        index = turn(state, state.told - 1)  # it was told already
+        return state._replace(inner=put(state, index, strategy.observe(of(state, index), seen)))
 
     return Strategy(init=init, ask=ask, decode=decode, tell=tell, params=params, observe=observe)
