@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polystep_rl.baselines.static import INPUT_LIMIT, QMAX, WEIGHT_UNIT, LayerLike, Static, layer_sizes
+from polystep_rl.baselines.static import INPUT_LIMIT, INPUT_UNIT, QMAX, WEIGHT_UNIT, LayerLike, Static, layer_sizes
 from polystep_rl.types import Params, PolicySpec
 
 GRADIENTS = ("none", "ste")
@@ -95,6 +95,7 @@ class QuantisedNetwork(nn.Module):
         if self.integer and spec.head != "box":
             self.log_scale = nn.Parameter(torch.tensor(0.0 if values or self.small_start else math.log(LOGIT_SCALE)))
             self.offset = nn.Parameter(torch.tensor(0.0)) if values else None
+        self.own_scales: dict[str, np.ndarray] | None = None
         if self.integer:
             multiplier, zero_point = static.inputs[:2] if static.inputs is not None else _no_inputs(spec)
             self._constant("multiplier", multiplier)
@@ -256,10 +257,25 @@ class QuantisedNetwork(nn.Module):
             self.biases[index].clamp_(-bias_limit, bias_limit)
 
     @torch.no_grad()
+    def scale_inputs(self, offset: np.ndarray, scale: np.ndarray) -> None:
+        """Read observations in these units (o,) from now on, in place of the specification's; `latents` has them."""
+        self.own_scales = {"offset": np.array(offset, np.float32), "scale": np.array(scale, np.float32)}
+        buffers = {"obs_offset": offset, "obs_inverse": 1.0 / np.asarray(scale, np.float64)}
+        if self.integer:
+            multiplier = (INPUT_UNIT / np.asarray(scale, np.float64)).astype(np.float32)
+            buffers |= {"multiplier": multiplier, "zero_point": np.rint(np.asarray(offset, np.float32) * multiplier)}
+        for name, value in buffers.items():
+            getattr(self, name).copy_(torch.from_numpy(np.array(value, np.float32)))
+
+    @torch.no_grad()
     def latents(self) -> Params:
-        """The latents of our policy: {"0": {"w": (m, k), "b": (m,)}, ...}, copies as NumPy float32."""
+        """The latents of our policy: {"0": {"w": (m, k), "b": (m,)}, ...}, copies as NumPy float32.
+
+        With input scales of its own, also "input": {"offset": (o,), "scale": (o,)}.
+        """
         layers = (self._latent(index) for index in range(len(self.sizes)))
-        return {str(i): {"w": w.numpy().copy(), "b": b.numpy().copy()} for i, (w, b) in enumerate(layers)}
+        found = {str(i): {"w": w.numpy().copy(), "b": b.numpy().copy()} for i, (w, b) in enumerate(layers)}
+        return found if self.own_scales is None else {**found, "input": dict(self.own_scales)}
 
     @torch.no_grad()
     def load(self, latents: Params) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC, TD3
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
@@ -31,14 +29,13 @@ from polystep_rl.baselines.sb3_policies import (
     QuantisedSACPolicy,
     QuantisedTD3Policy,
 )
-from polystep_rl.baselines.static import Static
+from polystep_rl.baselines.sb3_watch import Watch
+from polystep_rl.baselines.static import InputScales, Static
 from polystep_rl.types import Params, PolicySpec
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "dqn": DQN, "sac": SAC, "td3": TD3}
 HEADS = {"ppo": ("discrete", "multidiscrete", "box"), "dqn": ("discrete",), "sac": ("box",), "td3": ("box",)}
 GRADIENTS = ("none", "ste", "ptq")
-CALIBRATION = 4096  # most recent training observations that post-training quantisation sees
-RETURNS_WINDOW = 100  # episodes in rollout/ep_rew_mean, as in stable-baselines3
 OURS = {  # settings that are not constructor arguments
     "ppo": ("n_envs", "linear_decay", "critic", "log_std_init", "normalize_reward"),
     "dqn": ("n_envs", "linear_decay"),
@@ -186,51 +183,6 @@ def _head(env_id: str, action: gymnasium.Space) -> tuple[int, str, tuple[int, ..
     raise ValueError(f"{env_id} has the action space {action}; expected a Discrete, a flat MultiDiscrete or a flat Box")
 
 
-class _Watch(BaseCallback):
-    """Counts, reports at every multiple of eval_freq, and stops exactly at the budget."""
-
-    def __init__(
-        self,
-        last: int,
-        rollout: int,
-        eval_freq: int,
-        report: Callable[[int, dict[str, float]], bool],
-    ) -> None:
-        super().__init__()
-        self.last, self.rollout, self.eval_freq, self.report = last, rollout, eval_freq, report
-        self.returns: list[float] = []
-        self.ends: list[int] = []
-        self.updates = 0
-        self.interrupted = False
-        self.seen: deque[np.ndarray] = deque()
-
-    def _init_callback(self) -> None:
-        self.seen = deque(maxlen=max(1, CALIBRATION // self.training_env.num_envs))
-        critic = getattr(self.model, "critic", None)  # SAC and TD3: its updates are the gradient steps of SB3
-        (critic or self.model.policy).optimizer.register_step_post_hook(self._count)
-
-    def _count(self, *_: Any) -> None:
-        self.updates += 1
-
-    def metrics(self) -> dict[str, float]:
-        recent = self.returns[-RETURNS_WINDOW:]
-        mean = float(np.mean(recent)) if recent else float("nan")
-        return {"rollout/ep_rew_mean": mean, "episodes": float(len(self.returns)), "updates": float(self.updates)}
-
-    def _on_step(self) -> bool:
-        steps, n_envs = self.num_timesteps, self.training_env.num_envs
-        self.seen.append(self.locals["new_obs"])
-        for info in self.locals["infos"]:
-            if "episode" in info:
-                self.returns.append(float(info["episode"]["r"]))
-                self.ends.append(steps)
-        if steps >= self.last:  # a complete rollout is still learned from; the rest of another would break the budget
-            return self.last % self.rollout == 0
-        if steps // self.eval_freq > (steps - n_envs) // self.eval_freq:
-            self.interrupted = self.report(steps, self.metrics())
-        return not self.interrupted
-
-
 def train_sb3(
     algo: str,
     env_id: str,
@@ -245,6 +197,7 @@ def train_sb3(
     on_evaluation: OnEvaluation,
     make_env: MakeEnv | None = None,
     start: Params | None = None,
+    scales: InputScales | None = None,
 ) -> SB3Result:
     """Train a policy by gradients.
 
@@ -268,10 +221,14 @@ def train_sb3(
             training episodes, NaN before the first; ``episodes``; ``updates``). It returns True to stop.
         make_env: makes one new environment, with flat observations; default ``gymnasium.make(env_id)``.
         start: latents of the policy to start from; random ones by default.
+        scales: observation statistics that grow with the observations of training, for PPO: fixed within a rollout,
+            and deployed with the policy ("input" in its latents). Default: the input scales of the specification.
 
     Raises:
-        ValueError: see `make_model`; or a budget below one step of every environment.
+        ValueError: see `make_model`; a budget below one step of every environment; or scales with another algorithm.
     """
+    if scales is not None and algo != "ppo":
+        raise ValueError(f"growing input scales with {algo}: its replay buffer mixes old and new; only PPO has them")
     model = make_model(algo, env_id, spec, static, gradients, settings, seed, make_env)
     if start is not None:
         model.policy.network.load(start)
@@ -289,7 +246,8 @@ def train_sb3(
             return latents
         return static.quantise(latents, np.concatenate(tuple(watch.seen)))
 
-    watch = _Watch(last, rollout, eval_freq, lambda steps, metrics: bool(on_evaluation(steps, deployed(), metrics)))
+    report = lambda steps, metrics: bool(on_evaluation(steps, deployed(), metrics))  # noqa: E731
+    watch = Watch(last, rollout, eval_freq, report, scales)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the networks are tiny: more threads are slower, and their sums are not reproducible
     try:

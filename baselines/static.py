@@ -33,6 +33,17 @@ class LayerLike(Protocol):
     def shift(self) -> int: ...
 
 
+class InputScales(Protocol):
+    """Units of the inputs that follow from the observations so far; `polystep_rl.statistics.RunningScales` is one."""
+
+    def add(self, obs: np.ndarray) -> None:
+        """Take in observations (n, o)."""
+
+    def scales(self) -> dict[str, np.ndarray]:
+        """{"offset": (o,), "scale": (o,)}."""
+        ...
+
+
 class Static(NamedTuple):
     """The static numbers of a policy, and its post-training quantiser.
 

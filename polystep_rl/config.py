@@ -71,7 +71,7 @@ class TrainConfig:
     """Subtracted from every step's reward in training, not in what is reported: an alive bonus, for one."""
     observation_scale: Literal["episodes", "bounds", "none", "running"] = "episodes"
     """Input scales: from episodes of random actions, from the bounds of the observation space, none, or running
-    statistics of all observations that training acted on."""
+    statistics of all observations that training acted on (population searches and PPO; the others keep the first)."""
     init: str | None = None
     """Start at this policy instead of a random one, quantised first to --policy: a run folder, a policy file, a model
     of stable-baselines3 (.zip) or a foreign MLP. Its layers and input scales are kept."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polystep_rl.types import Array, Info, Moments, Params, Proposal, PyTree, Strategy
 
@@ -76,6 +77,31 @@ def observing(strategy: Strategy, prior: Moments, unit: float = 1.0) -> Strategy
         params=lambda state: {**strategy.params(state.inner), INPUT: input_scales(state.moments, unit)},
         observe=lambda state, seen: state._replace(moments=_grown(state.moments, seen)),
     )
+
+
+class RunningScales:
+    """The same statistics for a single learner, observation by observation, in float64.
+
+    Args:
+        prior: moments before the first observation; leaves (), (o,), (o,).
+        unit: what the scales are multiplied by.
+    """
+
+    def __init__(self, prior: Moments, unit: float = 1.0) -> None:
+        self.moments = Moments(*(np.asarray(x, np.float64) for x in prior))
+        self.unit = unit
+
+    def add(self, obs: np.ndarray) -> None:
+        """Take in observations (n, o); rows that are not finite are left out."""
+        rows = np.asarray(obs, np.float64)
+        rows = rows[np.isfinite(rows).all(axis=1)]
+        if len(rows):
+            mean = rows.mean(axis=0)
+            self.moments = merge(self.moments, Moments(np.float64(len(rows)), mean, ((rows - mean) ** 2).sum(axis=0)))
+
+    def scales(self) -> dict[str, np.ndarray]:
+        """As `input_scales` has them: {"offset": (o,), "scale": (o,)}, NumPy float32."""
+        return {name: np.asarray(value) for name, value in input_scales(self.moments, self.unit).items()}
 
 
 def _decode(strategy: Strategy, unit: float, state: Observed, candidates: PyTree) -> Params:

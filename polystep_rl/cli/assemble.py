@@ -28,7 +28,7 @@ from polystep_rl.rundir import finite
 from polystep_rl.settings import SETTINGS, SearchConfig
 from polystep_rl.statistics import observing
 from polystep_rl.train import Streams, streams
-from polystep_rl.types import Env, Evaluator, HostEnv, Params, Policy, Strategy
+from polystep_rl.types import Env, Evaluator, HostEnv, Moments, Params, Policy, Strategy
 from polystep_rl.updates import averaged
 
 POLICY, BEST_POLICY = "policy", "best_policy"
@@ -98,8 +98,7 @@ def _shared_parts(config: TrainConfig) -> _Shared:
         else:
             policy = make_scaled_policy(env, config)
             if config.observation_scale == "running":
-                prior = random_action_moments(env, jax.random.key(CALIBRATION_SEED))
-                strategy = observing(strategy, prior, config.observation_unit)
+                strategy = observing(strategy, prior_moments(env), config.observation_unit)
         if config.starts > 1:
             strategy = racing(strategy, config.starts, config.start_generations)
     except ValueError as error:
@@ -120,6 +119,11 @@ def _evaluators(env: Env | HostEnv, policy: Policy, config: TrainConfig) -> tupl
 
 
 _shared_evaluators: Any = functools.lru_cache(maxsize=2)(_evaluators)
+
+
+def prior_moments(env: Env | HostEnv) -> Moments:
+    """What running statistics of the observations begin with: episodes of random actions."""
+    return random_action_moments(env, jax.random.key(CALIBRATION_SEED))
 
 
 def make_scaled_policy(env: Env | HostEnv, config: TrainConfig) -> Policy:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from polystep_rl.baselines.static import Static
 from polystep_rl.cli import UsageError
-from polystep_rl.cli.assemble import BEST_POLICY, POLICY, make_scaled_policy
+from polystep_rl.cli.assemble import BEST_POLICY, POLICY, make_scaled_policy, prior_moments
 from polystep_rl.cli.initial import initial
 from polystep_rl.cli.runner import interruptible, new_run, with_threshold
 from polystep_rl.cli.simulate import (
@@ -32,9 +32,10 @@ from polystep_rl.cli.simulate import (
 from polystep_rl.config import TrainConfig, check_ranges
 from polystep_rl.envs.single import make_single
 from polystep_rl.envs.spaces import flat_observations, policy_actions
-from polystep_rl.policies import mlp_policy, precision, save_policy
+from polystep_rl.policies import frozen, mlp_policy, precision, save_policy
 from polystep_rl.policies.layerwise import layerwise
 from polystep_rl.rundir import RunDir
+from polystep_rl.statistics import RunningScales
 from polystep_rl.train import EVAL_COLUMNS, streams
 from polystep_rl.types import Env, HostEnv, Params, Policy, PolicySpec
 
@@ -43,7 +44,9 @@ def static_numbers(spec: PolicySpec) -> Static:
     """The integers that define an int8 or binary policy, none for the others; and the quantiser of every policy."""
 
     def quantise(params: Params, observations: np.ndarray) -> Params:
-        return layerwise(spec._replace(precision="float32"), params, spec, observations)
+        own, layers = frozen(spec, params)  # with the input scales that the parameters carry, if any
+        found = layerwise(own._replace(precision="float32"), layers, own, observations)
+        return {**params, **found}
 
     if spec.precision not in precision.INTEGER_PRECISIONS:
         return Static(quantise=quantise)
@@ -140,6 +143,8 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
     observer = GradientObserver(run, env, policy, config, stream, output.quiet)
     guard = interruptible(observer) if install_handler else contextlib.nullcontext()
     algo, _, gradients = config.algo.partition("-")
+    running = algo == "ppo" and config.observation_scale == "running" and given is None
+    scales = RunningScales(prior_moments(env), config.observation_unit) if running else None
     try:
         with guard:
             result = train_sb3(
@@ -155,6 +160,7 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
                 on_evaluation=observer.report,
                 make_env=partial(_flat_env, Task.of(config)),
                 start=None if given is None else given.params,
+                scales=scales,
             )
             best = observer.best_params if observer.best_params is not None else result.params
             deployed = best if config.deploy == "best" else result.params

@@ -34,12 +34,13 @@ def test_a_run_leaves_what_every_run_leaves(algo: str, cli: Callable, tmp_path: 
     assert cli("eval", out, "--episodes", 16, "--json").code == 0
 
 
-def test_deploy_last_and_best(cli: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algo, scale", [("ppo-ste", "bounds"), ("ppo-ste", "running"), ("ppo-ptq", "running")])
+def test_deploy_last_and_best(algo: str, scale: str, cli: Callable, tmp_path: Path) -> None:
     """The reported return is that of the file that the settings deploy."""
     for deploy, file in (("last", "policy"), ("best", "best_policy")):
         out = tmp_path / deploy
         flags = ("--total-timesteps", 4000, "--run-dir", out, "--deploy", deploy, "--seed", 3)
-        summary = cli("train", "--algo", "ppo-ste", *SHORT, *flags).json
+        summary = cli("train", "--algo", algo, "--observation-scale", scale, *SHORT, *flags).json
         again = cli("eval", out / f"{file}.json", "--seed", 3, "--json").json
         assert again["mean_return"] == summary["eval"]["mean_return"]
 
