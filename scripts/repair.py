@@ -44,11 +44,11 @@ class Args:
     """Seeds of the float policies and of the searches."""
     float_steps: int = 1_000_000
     """Env steps of PPO for a float policy; a fifth of them on Acrobot."""
-    hidden: tuple[int, ...] = (32,)
+    hidden: tuple[int, ...] = (16,)
     """Hidden layers of the float policies."""
     repair_steps: int | None = None
     """Env steps of a repair; by default those of the preset, at most 3 million."""
-    ste_steps: int = 1_000_000
+    ste_steps: int = 300_000
     """Env steps of straight-through fine-tuning."""
     episodes: int = 128
     """Fresh episodes behind every return."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from functools import partial
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import gymnasium
 import jax
@@ -38,6 +38,9 @@ from polystep_rl.rundir import RunDir
 from polystep_rl.statistics import RunningScales
 from polystep_rl.train import EVAL_COLUMNS, streams
 from polystep_rl.types import Env, HostEnv, Params, Policy, PolicySpec
+
+if TYPE_CHECKING:
+    from polystep_rl.baselines.sb3 import SB3Result
 
 
 def static_numbers(spec: PolicySpec) -> Static:
@@ -144,7 +147,6 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
     guard = interruptible(observer) if install_handler else contextlib.nullcontext()
     algo, _, gradients = config.algo.partition("-")
     running = algo == "ppo" and config.observation_scale == "running" and given is None
-    scales = RunningScales(prior_moments(env), config.observation_unit) if running else None
     try:
         with guard:
             result = train_sb3(
@@ -160,34 +162,41 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
                 on_evaluation=observer.report,
                 make_env=partial(_flat_env, Task.of(config)),
                 start=None if given is None else given.params,
-                scales=scales,
+                scales=RunningScales(prior_moments(env), config.observation_unit) if running else None,
             )
-            best = observer.best_params if observer.best_params is not None else result.params
-            deployed = best if config.deploy == "best" else result.params
-            evaluation = evaluate_on_test(env, policy, deployed, config.test_episodes, config.seed)
-        for name, params, value in ((POLICY, result.params, None), (BEST_POLICY, best, observer.best_return)):
-            meta = {**Task.of(config)._asdict(), **simulator_facts(env), "seed": config.seed}
-            meta |= {"env_steps": result.env_steps, "eval_return": value}
-            save_policy(run.path / name, policy.spec, params, meta)
-        stopped_by = observer.stopped_by(result.interrupted)
-        summary = {
-            "run_dir": str(run.path),
-            "env_steps": result.env_steps,
-            "candidates": None,
-            "episodes": result.episodes,
-            "generations": None,
-            "updates": result.updates,
-            "eval_env_steps": observer.eval_env_steps,
-            "wall_seconds": time.perf_counter() - observer.began,
-            "stopped_by": stopped_by,
-            "reward_threshold": env.spec.reward_threshold,
-            **simulator_facts(env),
-            "best_eval_return": float(observer.best_return),
-            "eval": evaluation,
-        }
-        if stopped_by != "interrupt":
-            run.finish(summary)
+            summary = _finish(run, observer, env, result)
     finally:
         run.close()
         close(getattr(observer.evaluate, "args", (None,))[0])
+    return summary
+
+
+def _finish(run: RunDir, observer: GradientObserver, env: Env | HostEnv, result: SB3Result) -> dict[str, Any]:
+    """Evaluate what is deployed on held-out episodes, save the policies, and end the run unless it was interrupted."""
+    config, policy = observer.config, observer.policy
+    best = observer.best_params if observer.best_params is not None else result.params
+    deployed = best if config.deploy == "best" else result.params
+    evaluation = evaluate_on_test(env, policy, deployed, config.test_episodes, config.seed)
+    for name, params, value in ((POLICY, result.params, None), (BEST_POLICY, best, observer.best_return)):
+        meta = {**Task.of(config)._asdict(), **simulator_facts(env), "seed": config.seed}
+        meta |= {"env_steps": result.env_steps, "eval_return": value}
+        save_policy(run.path / name, policy.spec, params, meta)
+    stopped_by = observer.stopped_by(result.interrupted)
+    summary = {
+        "run_dir": str(run.path),
+        "env_steps": result.env_steps,
+        "candidates": None,
+        "episodes": result.episodes,
+        "generations": None,
+        "updates": result.updates,
+        "eval_env_steps": observer.eval_env_steps,
+        "wall_seconds": time.perf_counter() - observer.began,
+        "stopped_by": stopped_by,
+        "reward_threshold": env.spec.reward_threshold,
+        **simulator_facts(env),
+        "best_eval_return": float(observer.best_return),
+        "eval": evaluation,
+    }
+    if stopped_by != "interrupt":
+        run.finish(summary)
     return summary
