@@ -10,7 +10,7 @@ from polystep_rl.amortise import amortise
 from polystep_rl.config import ConfigError, check_ranges
 from polystep_rl.settings import SearchConfig
 from polystep_rl.types import Strategy
-from polystep_rl.updates import averaged, transformed
+from polystep_rl.updates import averaged, transformed, within
 
 MAX_NUMBERS = 2**24  # coordinates of one particle's candidates; more is a slip of the finger
 
@@ -35,11 +35,17 @@ def _radius(search: SearchConfig, init: float, final: float | None) -> ps.Radius
     return ps.scheduled(schedule)
 
 
-def _optimizer(search: SearchConfig) -> optax.GradientTransformation:
+def _transformations(search: SearchConfig) -> list[optax.GradientTransformation]:
+    """What the steps pass through in parameter space, in this order."""
+    found = []
     if search.optimizer == "momentum":
-        return optax.trace(search.momentum)
-    rate = _schedule(search, search.learning_rate, search.learning_rate_final)
-    return optax.chain(optax.scale_by_adam(search.momentum), optax.scale_by_schedule(rate))
+        found.append(optax.trace(search.momentum))
+    elif search.optimizer == "adam":
+        rate = _schedule(search, search.learning_rate, search.learning_rate_final)
+        found.append(optax.chain(optax.scale_by_adam(search.momentum), optax.scale_by_schedule(rate)))
+    if search.weight_limit is not None:
+        found.append(within(search.weight_limit))
+    return found
 
 
 def build_strategy(search: SearchConfig) -> Strategy:
@@ -77,10 +83,11 @@ def build_strategy(search: SearchConfig) -> Strategy:
         epsilon=_schedule(search, search.epsilon, search.epsilon_final),
     )
     strategy = ps.polystep(space, geometry, coupling, redraw_every=search.redraw_every)
-    if search.optimizer != "identity" and search.amortise > 1:
-        raise ConfigError("amortise and optimizer exclude each other: leave one of them at its default")
+    transformations = _transformations(search)
+    if transformations and search.amortise > 1:
+        raise ConfigError("amortise excludes optimizer and weight_limit: leave it or them at the default")
     if search.amortise > 1:
         strategy = amortise(strategy, ps.shift, search.amortise)
-    elif search.optimizer != "identity":
-        strategy = transformed(strategy, ps.shift, _optimizer(search))
+    elif transformations:
+        strategy = transformed(strategy, ps.shift, optax.chain(*transformations))
     return averaged(strategy, search.averaging) if search.averaging > 0 else strategy

@@ -220,7 +220,7 @@ _AT_MOST = dict.fromkeys(
 )
 _ABOVE_ZERO = {"epsilon", "step_radius", "step_radius_final", "probe_radius", "probe_radius_final", "sigma"}
 _ABOVE_ZERO |= {"elite_ratio", "learning_rate", "wall_seconds", "observation_unit", "sigma_final", "clip_range"}
-_ABOVE_ZERO |= {"max_grad_norm"}
+_ABOVE_ZERO |= {"max_grad_norm", "weight_limit"}
 _INFINITE_OK = {"kl_penalty", "wall_seconds"}
 MAX_GROWING = 2**31 - 1  # the share of the budget that is spent is counted in int32
 MAX_SEED = 2**32 - 1  # beyond it, jax.random.key gives the same stream to many seeds

@@ -64,6 +64,8 @@ class SearchConfig(Settings):
     learning_rate_final: float | None = None
     amortise: int = 1
     """Steps per evaluated generation; all but the first reuse past displacements."""
+    weight_limit: float | None = None
+    """Keep every weight within plus or minus this: a weight far from 0 could never change its sign again."""
     averaging: float = 0.0
     """Deploy a moving average of the centre with this decay; 0 deploys the centre."""
 

@@ -57,6 +57,22 @@ def transformed(
     )
 
 
+def within(limit: float) -> optax.GradientTransformation:
+    """Cut steps so that every weight ("w", not "b") ends within +-limit (BinaryConnect, arXiv:1511.00363).
+
+    The latent of a sign far from 0 would need many steps to change it; a search that drifts freezes its signs so.
+    """
+
+    def cut(path: Any, step: Array, weight: Array) -> Array:
+        inside = jnp.clip(weight + step, -limit, limit) - weight
+        return inside if path[-1] == jax.tree_util.DictKey("w") else step
+
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+        return jax.tree_util.tree_map_with_path(cut, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 class AveragedState(NamedTuple):
     """The wrapped state, and the moving average of its centre."""
 

@@ -112,6 +112,8 @@ def test_amortised_steps_are_reported() -> None:
         ({"episodes": 0}, "episodes was 0, expected at least 1"),
         ({"learning_rate": math.inf}, "learning_rate was inf, expected a finite number"),
         ({"momentum": 1.0}, "momentum was 1.0, expected a number below 1"),
+        ({"weight_limit": 0.0}, "weight_limit was 0.0, expected a number above 0"),
+        ({"weight_limit": 1.0, "amortise": 2}, "amortise excludes optimizer and weight_limit"),
     ],
     ids=str,
 )

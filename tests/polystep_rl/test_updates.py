@@ -8,7 +8,7 @@ import pytest
 
 from polystep_rl import polystep as ps
 from polystep_rl import subspace
-from polystep_rl.updates import averaged, transformed
+from polystep_rl.updates import averaged, transformed, within
 
 KEY = jax.random.key(0)
 START = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.ones(3)}
@@ -58,6 +58,18 @@ def test_momentum_outlives_a_redrawn_subspace():
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(step), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
         last = step
+
+
+def test_weights_stay_within_a_limit_and_biases_do_not():
+    limited, wide = (run(transformed(search(), ps.shift, within(limit)))[0] for limit in (0.5, 100.0))
+    plain, _ = run(search())
+    np.testing.assert_allclose(wide, plain, atol=1e-6)
+    biases, weights = np.split(limited, [3], axis=1)  # leaves in the order of their names
+    assert np.abs(weights).max() <= 0.5 + 1e-6 and np.abs(plain[:, 3:]).max() > 0.6
+    first = np.split(plain[0], [3])
+    np.testing.assert_allclose(biases[0], first[0], atol=1e-6)
+    np.testing.assert_allclose(weights[0], np.clip(first[1], -0.5, 0.5), atol=1e-6)
+    assert np.abs(biases).max() > 0.5
 
 
 def test_average_deploys_the_mean_and_searches_as_before():
