@@ -88,7 +88,8 @@ class RunningScales:
     """
 
     def __init__(self, prior: Moments, unit: float = 1.0) -> None:
-        self.moments = Moments(*(np.asarray(x, np.float64) for x in prior))
+        start: Any = (np.asarray(x, np.float64) for x in prior)
+        self.moments = Moments(*start)
         self.unit = unit
 
     def add(self, obs: np.ndarray) -> None:
@@ -97,7 +98,8 @@ class RunningScales:
         rows = rows[np.isfinite(rows).all(axis=1)]
         if len(rows):
             mean = rows.mean(axis=0)
-            self.moments = merge(self.moments, Moments(np.float64(len(rows)), mean, ((rows - mean) ** 2).sum(axis=0)))
+            seen: Any = (np.float64(len(rows)), mean, ((rows - mean) ** 2).sum(axis=0))  # NumPy's, in float64
+            self.moments = merge(self.moments, Moments(*seen))
 
     def scales(self) -> dict[str, np.ndarray]:
         """As `input_scales` has them: {"offset": (o,), "scale": (o,)}, NumPy float32."""
