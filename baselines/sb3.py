@@ -246,7 +246,9 @@ def train_sb3(
             return latents
         return static.quantise(latents, np.concatenate(tuple(watch.seen)))
 
-    report = lambda steps, metrics: bool(on_evaluation(steps, deployed(), metrics))  # noqa: E731
+    def report(steps: int, metrics: dict[str, float]) -> bool:
+        return bool(on_evaluation(steps, deployed(), metrics))
+
     watch = Watch(last, rollout, eval_freq, report, scales)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the networks are tiny: more threads are slower, and their sums are not reproducible
