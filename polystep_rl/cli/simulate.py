@@ -21,6 +21,7 @@ from polystep_rl.host import host_evaluator
 from polystep_rl.train import streams
 from polystep_rl.types import Env, Evaluation, Evaluator, HostEnv, Key, Params, Policy
 
+_WORDS = {"true": True, "false": False, "none": None}
 CALIBRATION_SEED = 0  # input scales belong to the environment, not to a run: all seeds then share one compiled program
 
 
@@ -44,7 +45,7 @@ class Task(NamedTuple):
 
 
 def keyword_arguments(given: tuple[str, ...]) -> dict[str, Any]:
-    """``("push_enable=False", "scale=0.5")`` as values; what is no Python literal is text."""
+    """``("push_enable=False", "scale=0.5")`` as values; true, false and none in any case, other words are text."""
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -53,7 +54,7 @@ def keyword_arguments(given: tuple[str, ...]) -> dict[str, Any]:
         try:
             found[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            found[name] = value
+            found[name] = _WORDS.get(value.lower(), value)
     return found
 
 

@@ -22,7 +22,7 @@ from commands import assert_one_line, done
 
 from polystep_rl.cli import assemble
 from polystep_rl.cli.runner import RunObserver
-from polystep_rl.cli.simulate import CALIBRATION_SEED, Task, make_env
+from polystep_rl.cli.simulate import CALIBRATION_SEED, Task, keyword_arguments, make_env
 from polystep_rl.envs import gymnasium_env
 from polystep_rl.envs.single import make_single
 from polystep_rl.loggers import read_metrics
@@ -446,6 +446,13 @@ def test_wrappers_and_limits_reach_every_command(cli: Callable, own_module: Path
 def test_environment_arguments_one_by_one(cli: Callable) -> None:
     shown = cli("train", "--env-kwarg", "a=1", "--env-kwarg", "b=x", "--show-config", "--json")
     assert done(shown)["env_kwarg"] == ["a=1", "b=x"]
+
+
+def test_environment_arguments_are_values() -> None:
+    """Above all, "false" is no text: a text is true."""
+    given = ("a=false", "b=True", "c=NONE", "d=0.5", "e='false'", "f=hard", "g=x=y")
+    expected = {"a": False, "b": True, "c": None, "d": 0.5, "e": "false", "f": "hard", "g": "x=y"}
+    assert keyword_arguments(given) == expected
 
 
 def test_check(cli: Callable, own_module: Path) -> None:
