@@ -61,6 +61,12 @@ def within(limit: float) -> optax.GradientTransformation:
     """Cut steps so that every weight ("w", not "b") ends within +-limit (BinaryConnect, arXiv:1511.00363).
 
     The latent of a sign far from 0 would need many steps to change it; a search that drifts freezes its signs so.
+
+    Args:
+        limit: above 0, in units of the latents.
+
+    Returns:
+        a transformation for `transformed`; its ``update`` needs the parameters, and keeps shapes and dtypes.
     """
 
     def cut(path: Any, step: Array, weight: Array) -> Array:
