@@ -5,8 +5,8 @@
 
 The YAML file holds, per environment, settings that all variants share and the variants by name, each what differs from
 the `tuned` preset of its algorithm. Runs share out the cores. A line each is printed at any time with
-`--report`; `--publish docs/results/search_study` writes the results without the folders (.json), a table (.md) and the
-learning curves (.png).
+`--report`; `--publish docs/results/search_study` adds the results to those that are there (.json), with a table (.md)
+and learning curves (.png) of all; what was published before needs no folders.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import yaml
 
 from polystep_rl.cli.pool import Event, Job, run_jobs
 from polystep_rl.config import TrainConfig, from_plain, preset, to_plain
-from polystep_rl.results import Run, document, dump, record
+from polystep_rl.results import Run, document, dump, load_document, record
 from polystep_rl.rundir import RunDirError
 from polystep_rl.stats import iqm
 
@@ -47,7 +47,7 @@ class Args:
     report: bool = False
     """Only print what is there."""
     publish: Path | None = None
-    """Write the results of finished runs to this name with .json, .md and .png."""
+    """Add the results of finished runs to this name with .json, .md and .png."""
 
 
 def configurations(study: dict[str, Any], args: Args) -> Iterator[tuple[str, TrainConfig]]:
@@ -100,13 +100,26 @@ def main(args: Args) -> None:
     for label, runs in found.items():
         if runs:
             print(line(label, runs))
-    found = {label: runs for label, runs in found.items() if runs}
     if args.publish is not None:
-        args.publish.parent.mkdir(parents=True, exist_ok=True)
-        runs = [{**run, "variant": label} for label, members in found.items() for run in members]
-        args.publish.with_suffix(".json").write_text(dump(document(runs)))
-        args.publish.with_suffix(".md").write_text(table(study, found))
-        draw(found, args.publish.with_suffix(".png"))
+        publish(study, found, args.publish)
+
+
+def publish(study: dict[str, Any], found: dict[str, list[Run]], name: Path) -> None:
+    """Results, table and curves of what was found and of what the file holds already; the new run of a seed counts."""
+    path = name.with_suffix(".json")
+    for run in load_document(path)["runs"] if path.exists() else []:
+        label = run["variant"]
+        variant = label.partition("/")[2]
+        if variant in study.get(run["env"], {}).get("variants", {}):  # it may have been taken out of the study
+            runs = found.setdefault(label, [])
+            if run["seed"] not in [other["seed"] for other in runs]:
+                runs.append({key: value for key, value in run.items() if key != "variant"})
+    order = [f"{env}/{variant}" for env, entry in study.items() for variant in entry["variants"]]
+    found = {label: sorted(found[label], key=lambda run: run["seed"]) for label in order if found.get(label)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump(document([{**run, "variant": label} for label, runs in found.items() for run in runs])))
+    name.with_suffix(".md").write_text(table(study, found))
+    draw(found, name.with_suffix(".png"))
 
 
 def table(study: dict[str, Any], found: dict[str, list[Run]]) -> str:

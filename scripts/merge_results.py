@@ -1,0 +1,59 @@
+"""Several comparisons as one: their runs in one results.json, one table and one figure of learning curves.
+
+    python scripts/merge_results.py compare/float compare/int8 --into docs/results/host_tasks
+
+A cell (environment, precision, algorithm) is taken as a whole and from the last folder that has it, what is in --into
+already coming first. A cell with fewer than `--seeds` runs is left out, which is said.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from polystep_rl import figures, results
+
+
+@dataclass
+class Args:
+    """Merge the results of comparisons."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders that `polystep-rl compare` wrote, or that this script did."""
+    into: Path
+    """Where results.json, table.md and curves.png and .svg go."""
+    seeds: int = 5
+    """Runs that a cell must have."""
+
+
+def main(args: Args) -> None:
+    there = [args.into] if (args.into / "results.json").exists() else []
+    cells: dict[tuple[str, str, str], list[results.Run]] = {}
+    for folder in (*there, *args.folders):
+        for cell, runs in results.groups(runs_of(folder)).items():
+            if len(runs) < args.seeds:
+                print(f"{folder}: {' '.join(cell)} has {len(runs)} of {args.seeds} runs: left out", file=sys.stderr)
+            else:
+                cells[cell] = runs
+    document = results.document([run for cell in cells.values() for run in cell])
+    runs = document["runs"]
+    args.into.mkdir(parents=True, exist_ok=True)
+    (args.into / "results.json").write_text(results.dump(document), encoding="utf-8")
+    (args.into / "table.md").write_text(results.markdown(runs), encoding="utf-8")
+    figures.learning_curves(runs, args.into / "curves")
+    print(results.pivot(runs) + "\n" + results.shortfalls(runs), end="")
+
+
+def runs_of(folder: Path) -> list[results.Run]:
+    """What a folder has: the finished runs in it, or else those of its results.json."""
+    if (folder / "runs").is_dir():
+        return [results.record(done.parent) for done in sorted(folder.glob("runs/*/DONE"))]
+    return results.load_document(folder / "results.json")["runs"]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
