@@ -32,6 +32,8 @@ class Grid:
     """Seeds of each cell."""
     first_seed: int = 0
     """The first of them."""
+    first_seed_for: tuple[str, ...] = ()
+    """Another first seed for some environments, as environment=seed."""
     seeds_for: tuple[str, ...] = ()
     """Another number of seeds for some algorithms, as algorithm=number."""
     budget: int = 500_000
@@ -100,6 +102,7 @@ def cells(grid: Grid) -> list[Cell]:
 
 def _cells(grid: Grid) -> Iterator[Cell]:
     seeds = _numbers(grid.seeds_for, "seeds_for", grid.algos)
+    firsts = _numbers(grid.first_seed_for, "first_seed_for", grid.envs, least=0)
     budgets = _numbers(grid.budget_for, "budget_for", grid.envs)
     for env in grid.envs:
         for policy in grid.policies:
@@ -107,7 +110,8 @@ def _cells(grid: Grid) -> Iterator[Cell]:
                 if skipped(algo, policy):
                     continue
                 config = _configure(grid, env, algo, policy, budgets.get(env, grid.budget))
-                for seed in range(grid.first_seed, grid.first_seed + seeds.get(algo, grid.seeds)):
+                first = firsts.get(env, grid.first_seed)
+                for seed in range(first, first + seeds.get(algo, grid.seeds)):
                     if seed > MAX_SEED:
                         raise ConfigError(f"seed was {seed}, expected at most {MAX_SEED}")
                     yield Cell(dataclasses.replace(config, seed=seed))
@@ -140,12 +144,29 @@ def _configure(grid: Grid, env: str, algo: str, policy: str, budget: int) -> Tra
     return config
 
 
-def _numbers(pairs: tuple[str, ...], name: str, known: tuple[str, ...]) -> dict[str, int]:
+def _numbers(pairs: tuple[str, ...], name: str, known: tuple[str, ...], least: int = 1) -> dict[str, int]:
     """name=number, with the name one of those known."""
     found = {}
     for pair in pairs:
         key, _, number = pair.rpartition("=")
-        if key not in known or not number.isdecimal() or int(number) < 1:
-            raise ConfigError(f"{name}: {pair!r}, expected one of {', '.join(known)}, '=' and a number from 1 on")
+        if key not in known or not number.isdecimal() or int(number) < least:
+            raise ConfigError(f"{name}: {pair!r}, expected one of {', '.join(known)}, '=' and a number from {least} on")
         found[key] = int(number)
     return found
+
+
+def narrowed(grid: Grid, whole: Grid) -> Grid:
+    """A grid that has fewer environments or algorithms than ``whole``, which it was made from, without what that says
+    of those left out."""
+
+    def kept(name: str, found: str) -> bool:
+        return found in getattr(grid, name) or found not in getattr(whole, name)
+
+    lists = {"seeds_for": "algos", "budget_for": "envs", "first_seed_for": "envs"}
+    changes: dict[str, Any] = {
+        name: tuple(pair for pair in getattr(grid, name) if kept(of, pair.rpartition("=")[0]))
+        for name, of in lists.items()
+        if getattr(grid, name) == getattr(whole, name)  # else it was given anew, and for this grid
+    }
+    changes["settings"] = {algo: given for algo, given in grid.settings.items() if kept("algos", algo)}
+    return dataclasses.replace(grid, **changes)

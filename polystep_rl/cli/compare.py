@@ -26,7 +26,7 @@ from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
 from polystep_rl.cli.pool import Event, Job, run_jobs
 from polystep_rl.config import ConfigError, to_plain
-from polystep_rl.grid import Cell, Grid, cells, load_grid
+from polystep_rl.grid import Cell, Grid, cells, load_grid, narrowed
 from polystep_rl.rundir import RunDir, RunDirError, finite
 from polystep_rl.sysinfo import system_info
 
@@ -69,11 +69,11 @@ def parse(argv: Sequence[str]) -> tuple[CompareArgs, str]:
             grid, name = load_grid(path), path.stem
         except ConfigError as error:
             raise UsageError(str(error)) from None
-    settings = grid.settings  # nested: in a file only
-    default = CompareArgs(dataclasses.replace(grid, settings={}), Options())
+    default = CompareArgs(dataclasses.replace(grid, settings={}), Options())  # they are nested: in a file only
     suppressed = (tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands)
     args = parse_options(CompareArgs, "compare", argv, suppressed, default)
-    args = dataclasses.replace(args, grid=dataclasses.replace(args.grid, settings=settings))
+    chosen = narrowed(dataclasses.replace(args.grid, settings=grid.settings), grid)
+    args = dataclasses.replace(args, grid=chosen)
     if args.options.jobs is not None and args.options.jobs < 1:
         raise UsageError(f"jobs was {args.options.jobs}, expected at least 1")
     return args, name

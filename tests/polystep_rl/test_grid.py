@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from polystep_rl.config import ConfigError, check_ranges, from_plain, to_plain
-from polystep_rl.grid import Grid, cells, load_grid
+from polystep_rl.grid import Grid, cells, load_grid, narrowed
 from polystep_rl.settings import EvolutionConfig, PPOConfig
 
 GRID = Grid(
@@ -19,6 +20,8 @@ GRID = Grid(
     seeds=3,
     seeds_for=("ppo=2", "ppo-ste=1"),
     budget_for=("Acrobot-v1=777000",),
+    first_seed_for=("Acrobot-v1=10",),
+    settings={"open_es": {"sigma": 0.2}},
 )
 
 
@@ -26,6 +29,24 @@ def test_every_cell_once() -> None:
     names = [cell.name for cell in cells(GRID)]
     assert len(names) == len(set(names)) == 2 * (2 * 2 * 3 + 2 * 2 + 1)  # ppo-ste has nothing to do in float32
     assert "CartPole-v1__ppo-ste-binary__0" in names and "CartPole-v1__ppo-ste-float32__0" not in names
+
+
+def test_seeds_begin_where_the_environment_says() -> None:
+    for env, first in (("CartPole-v1", 0), ("Acrobot-v1", 10)):
+        seeds = [cell.config.seed for cell in cells(GRID) if (cell.config.env, cell.config.algo) == (env, "polystep")]
+        assert seeds == 2 * [first, first + 1, first + 2]
+
+
+@pytest.mark.parametrize("chosen", [{"envs": ("CartPole-v1",)}, {"algos": ("ppo",)}, {"envs": ("Acrobot-v1",)}, {}])
+def test_a_part_of_a_grid_has_the_same_cells(chosen: dict[str, Any]) -> None:
+    """Of the environments and algorithms that are left; what the grid says of the others is no mistake."""
+    part = narrowed(dataclasses.replace(GRID, **chosen), GRID)
+    wanted = [c for c in cells(GRID) if c.config.env in part.envs and c.config.algo in part.algos]
+    assert cells(part) == wanted and wanted
+    if chosen:
+        mistaken = narrowed(dataclasses.replace(GRID, **chosen, budget_for=("Pendulum-v1=5",)), GRID)
+        with pytest.raises(ConfigError, match="budget_for: 'Pendulum-v1=5'"):
+            cells(mistaken)
 
 
 def test_all_cells_obey_the_same_rules() -> None:
@@ -64,6 +85,7 @@ def test_a_file_reads_back(tmp_path: Path) -> None:
         ({"algos": ["ppo", "dqn", "ppo"]}, "algos holds 'ppo' twice"),
         ({"seeds": 0}, "seeds was 0, expected at least 1"),
         ({"seeds_for": ["ppo"]}, "seeds_for: 'ppo', expected one of"),
+        ({"first_seed_for": ["CartPole-v1=-1"]}, "first_seed_for: 'CartPole-v1=-1', expected one of CartPole-v1"),
         ({"budget_for": ["Pendulum-v1=5"]}, "budget_for: 'Pendulum-v1=5', expected one of CartPole-v1"),
         ({"settings": {"snes": {}}}, "settings for 'snes', which is not among the algorithms"),
         ({"settings": {"open_es": {"sigmaa": 1.0}}}, "settings of open_es: unknown setting 'sigmaa' (did you mean"),
