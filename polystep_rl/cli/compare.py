@@ -69,7 +69,7 @@ def parse(argv: Sequence[str]) -> tuple[CompareArgs, str]:
             grid, name = load_grid(path), path.stem
         except ConfigError as error:
             raise UsageError(str(error)) from None
-    default = CompareArgs(dataclasses.replace(grid, settings={}), Options())  # they are nested: in a file only
+    default = CompareArgs(dataclasses.replace(grid, settings={}), Options())  # settings are nested: in a file only
     suppressed = (tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands)
     args = parse_options(CompareArgs, "compare", argv, suppressed, default)
     chosen = narrowed(dataclasses.replace(args.grid, settings=grid.settings), grid)
