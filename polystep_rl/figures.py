@@ -21,6 +21,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from polystep_rl import stats
 from polystep_rl.palette import ALGO_STYLES, algo_order, precision_order, style
@@ -225,9 +226,20 @@ def _figure(
 def _save(figure: Figure, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".svg", ".png")]
+    _settle(figure)
     figure.savefig(paths[0], metadata={"Date": None})
     figure.savefig(paths[1], dpi=DPI)
     return paths
+
+
+def _settle(figure: Figure) -> None:
+    """Lay out once and round: the layout's solver orders its variables by address, so its last bits differ by run."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), 6))
+    for axes in figure.axes:
+        axes.set_position(Bbox(np.round(axes.get_position().get_points(), 6)))
 
 
 def _ticks(panels: int) -> MaxNLocator:
