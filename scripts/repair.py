@@ -156,6 +156,18 @@ def rows(args: Args) -> list[dict[str, Any]]:
     return found
 
 
+def table(found: list[dict[str, Any]]) -> str:
+    """The rows as Markdown; a share is 1 + (repaired - float) / |float|, as some returns are negative."""
+    heads = ("environment", "precision", "float", "quantised", "repaired", "of float", "env steps", "straight-through")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in found:
+        share = 1 + (row["repaired"] - row["float"]) / abs(row["float"])
+        ste = "-" if row["ste"] is None else f"{row['ste']:,.1f}"
+        returns = f"{row['float']:,.1f} | {row['quantised']:,.1f} | **{row['repaired']:,.1f}** | {100 * share:.0f} %"
+        lines.append(f"| {row['env']} | {row['policy']} | {returns} | {row['env_steps']:,.0f} | {ste} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(args: Args) -> None:
     starts = {(env, seed): args.out / f"{env}__float__{seed}" for env in args.envs for seed in args.seeds}
     run({folder: float_config(*key, args) for key, folder in starts.items()}, args)
@@ -166,15 +178,11 @@ def main(args: Args) -> None:
             if args.ste:
                 later[args.out / f"{env}__ste-{precision}__{seed}"] = ste_config(env, precision, seed, start, args)
     run(later, args)
-    table = rows(args)
-    print(f"{'environment':<15} {'policy':<7} {'float':>8} {'quantised':>9} {'repaired':>8} {'steps':>10} {'ste':>8}")
-    for row in table:
-        ste = "-" if row["ste"] is None else f"{row['ste']:.1f}"
-        returns = f"{row['float']:>8.1f} {row['quantised']:>9.1f} {row['repaired']:>8.1f}"
-        print(f"{row['env']:<15} {row['policy']:<7} {returns} {row['env_steps']:>10,.0f} {ste:>8}")
+    found = rows(args)
+    print(table(found), end="")
     if args.publish is not None:
         args.publish.parent.mkdir(parents=True, exist_ok=True)
-        args.publish.write_text(json.dumps({"system": system_info(), "rows": table}, indent=1) + "\n")
+        args.publish.write_text(json.dumps({"system": system_info(), "rows": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -57,13 +57,18 @@ def test_named_scripts_exist(script):
     assert (ROOT / script).is_file()
 
 
+def script(name):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclass looks its module up
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_results_are_those_that_were_measured():
     system_and_runs = json.loads((ROOT / "docs/results/classic_control.json").read_text(encoding="utf-8"))
-    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "scripts/reproduce.py")
-    reproduce = importlib.util.module_from_spec(spec)
-    sys.modules["reproduce"] = reproduce  # its dataclass looks its module up
-    spec.loader.exec_module(reproduce)
-    assert reproduce.table(system_and_runs["runs"]) in README
+    assert script("reproduce").table(system_and_runs["runs"]) in README
     assert all(run["ok"] for run in system_and_runs["runs"])
 
 
@@ -81,6 +86,15 @@ def test_the_comparison_is_what_was_measured():
         assert results.pivot(runs) in page
         assert results.shortfalls(runs) in page
         assert results.markdown(runs) == (ROOT / f"docs/results/{name}/table.md").read_text(encoding="utf-8")
+
+
+def test_the_repairs_are_those_that_were_measured():
+    """The table, over all seeds, within the steps that it says."""
+    rows = json.loads((ROOT / "docs/results/repair.json").read_text(encoding="utf-8"))["rows"]
+    assert script("repair").table(rows) in (ROOT / "docs/repair.md").read_text(encoding="utf-8")
+    for row in rows:
+        assert [run["seed"] for run in row["runs"]] == [0, 1, 2, 3, 4]
+        assert all(run["env_steps"] <= 3_000_000 for run in row["runs"])
 
 
 def test_the_speeds_are_those_that_were_measured():
