@@ -25,7 +25,7 @@ class Args:
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders that `polystep-rl compare` wrote, or that this script did."""
     into: Path
-    """Where results.json, table.md and curves.png and .svg go."""
+    """Where results.json, table.md and curves.png go."""
     seeds: int = 5
     """Runs that a cell must have."""
 
@@ -44,7 +44,8 @@ def main(args: Args) -> None:
     args.into.mkdir(parents=True, exist_ok=True)
     (args.into / "results.json").write_text(results.dump(document), encoding="utf-8")
     (args.into / "table.md").write_text(results.markdown(runs), encoding="utf-8")
-    figures.learning_curves(runs, args.into / "curves")
+    drawn, _ = figures.learning_curves(runs, args.into / "curves")
+    drawn.unlink()  # thousands of lines for what the page shows as PNG
     print(results.pivot(runs) + "\n" + results.shortfalls(runs), end="")
 
 
