@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from polystep_rl.envs.cores import usable_cores
 from polystep_rl.types import EnvSpec, Ticks
 
 MAX_SEED = 2**31 - 1
@@ -121,7 +121,13 @@ class EnvPoolEnv:
         return [path for path, _ in leaves], spaces.Box(low, high, dtype=np.float32)
 
     def lanes(self, width: int, groups: int, seed: int) -> EnvPoolLanes:
-        """A new pool of ``groups`` x ``width`` lanes; without ``crn``, ``seed`` decides all their episodes."""
+        """A new pool of ``groups`` x ``width`` lanes; without ``crn``, ``seed`` decides all their episodes.
+
+        On a single core nothing is simulated while the policy acts: there all lanes are one group, and the policy acts
+        half as often. Not without ``crn``: the groups decide the episodes.
+        """
+        if self.crn and len(usable_cores()) == 1:
+            width, groups = width * groups, 1
         return EnvPoolLanes(self, width, groups, seed)
 
 
@@ -156,7 +162,7 @@ class EnvPoolLanes:
     def _make(self, lanes: int, **seeds: Any) -> Any:
         import envpool
 
-        threads = min(lanes, len(os.sched_getaffinity(0)))
+        threads = min(lanes, len(usable_cores()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries that it imports
             return envpool.make(

@@ -14,6 +14,8 @@ import sys
 import warnings
 from typing import Any
 
+from polystep_rl.envs.cores import usable_cores
+
 _REACH_SECONDS = 5.0  # Ray itself takes minutes to find out that nobody listens at an address
 _current: Connection | None = None
 
@@ -87,7 +89,7 @@ class Connection:
                 if named or address:
                     raise
                 where = "Ray cannot be started"
-                _init("local", include_dashboard=False, num_cpus=len(os.sched_getaffinity(0)))
+                _init("local", include_dashboard=False, num_cpus=len(usable_cores()))
         except Exception as error:
             self._shutdown()
             # Ray sends its token to an address that it is given only if it is told to.

@@ -8,10 +8,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from polystep_rl.envs.cores import usable_cores
 from polystep_rl.types import Env, HostEnv
 
 Factory = Callable[..., Env]
@@ -139,7 +139,7 @@ def _no_workers(workers: str, simulator: str) -> None:
 
 def _worker_count(workers: str) -> int | str:
     """``auto`` is one process per core, and none where there is only one; Ray's names pass."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(usable_cores())
     if workers == "auto":
         return cores if cores > 1 else 0
     if workers.partition(":")[0] == "ray":

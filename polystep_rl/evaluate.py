@@ -25,7 +25,9 @@ def use_all_cores(cores: int | None = None) -> None:
     Call it before anything runs on JAX (the command line does); afterwards it has no effect and says so by raising
     RuntimeError. On a machine with a GPU the CPU devices are simply not the default ones.
     """
-    jax.config.update("jax_num_cpu_devices", cores or len(os.sched_getaffinity(0)))
+    if cores is None:  # not all systems know which cores a process may use
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", cores)
     # The shards of a program run side by side with and without this (each has a thread of its own); asynchronous
     # dispatch would only hand every program to another thread first.
     jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -162,7 +162,10 @@ class HostEnv(Protocol):
     crn: bool  # whether a reset honours its seed, so that all candidates can meet the same episodes
 
     def lanes(self, width: int, groups: int, seed: int) -> Lanes:
-        """A new pool. ``seed`` is that of simulators that cannot be seeded at a reset."""
+        """A new pool of ``groups`` x ``width`` lanes, or of as many in fewer groups where taking turns does not pay.
+
+        ``seed`` is that of simulators that cannot be seeded at a reset.
+        """
         ...
 
 

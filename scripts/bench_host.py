@@ -27,6 +27,7 @@ import tyro
 
 from polystep_rl.cli.assemble import setup_jax
 from polystep_rl.envs import make_any
+from polystep_rl.envs.cores import usable_cores
 from polystep_rl.host import HostEvaluator, HostLayout, host_evaluator
 from polystep_rl.policies import make_policy
 from polystep_rl.sysinfo import system_info
@@ -78,7 +79,7 @@ def envpool_rate(case: Case, lanes: int, seconds: float) -> Callable[[], float]:
     """EnvPool alone: zero actions, as many threads as cores."""
     import envpool
 
-    pool = envpool.make(case.env, env_type="gymnasium", num_envs=lanes, num_threads=len(os.sched_getaffinity(0)))
+    pool = envpool.make(case.env, env_type="gymnasium", num_envs=lanes, num_threads=len(usable_cores()))
     space = pool.action_space
     action = np.zeros((lanes, *space.shape), space.dtype if space.shape else np.int32)
     pool.reset()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -192,9 +191,8 @@ def run(argv: list[str]) -> int:
     progress = Progress(todo, len(wanted) - len(todo), Console(file=stream))
     print(f"{out}: {len(wanted)} runs, {len(wanted) - len(todo)} of them finished before", file=stream, flush=True)
     jobs = [Job(cell.name, out / "runs" / cell.name, to_plain(cell.config)) for cell in todo]
-    workers = options.jobs or len(os.sched_getaffinity(0))
     with progress.live or contextlib.nullcontext():
-        run_jobs(jobs, workers, out / "workers.log", progress.hear)
+        run_jobs(jobs, options.jobs, out / "workers.log", progress.hear)
     document = write_results(out, grid, wanted, progress.failed, options.figures)
     for row in progress.failed:
         print(f"failed: {row['env']} {row['algo']} {row['policy']} seed {row['seed']}: {row['error']}", file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -112,20 +111,22 @@ def share_out(cores: Sequence[int], workers: int) -> list[Sequence[int]]:
     return [cores[i::workers] or [cores[i % len(cores)]] for i in range(workers)]
 
 
-def run_jobs(jobs: Sequence[Job], workers: int, log_path: Path, hear: Callable[[Event | None], None]) -> None:
+def run_jobs(jobs: Sequence[Job], workers: int | None, log_path: Path, hear: Callable[[Event | None], None]) -> None:
     """Train all jobs on so many processes, which share out the cores; returns when all have ended.
 
     Args:
         jobs: in the order in which they are taken.
-        workers: processes.
+        workers: processes; None is one per core.
         log_path: where the workers' own output goes.
         hear: is told of every event, in the caller's thread, and with None about four times a second in between.
             Whatever it raises ends the workers at once.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    from polystep_rl.envs.cores import usable_cores
+
+    cores = usable_cores()
     waiting, events = deque(jobs), queue.Queue[Event | None]()
     with open(log_path, "a", encoding="utf-8") as log:
-        active = min(workers, len(jobs))
+        active = min(workers or len(cores), len(jobs))
         pool = [_Worker(share, waiting, events, log) for share in share_out(cores, active)]
         try:
             while active:

@@ -257,6 +257,27 @@ def test_an_environment_of_the_users_own(command: list[str], tmp_path: Path) -> 
     assert "gen " in done.stderr
 
 
+def test_a_system_that_does_not_say_which_cores(tmp_path: Path) -> None:
+    """As on macOS, with simulators in JAX and in worker processes."""
+    unknown = "del os.sched_getaffinity, os.sched_setaffinity"
+    script = f"import os, sys; {unknown}; from polystep_rl.cli import main; sys.exit(main())"
+    few = ["--test-episodes", "4", "--quiet"]
+    for argv in (
+        ["train", "--env", "CartPole-v1", "--generations", "1", "--run-dir", "jax", *few],
+        ["train", "--env", "Acrobot-v1", "--simulator", "gymnasium", "--generations", "1", "--run-dir", "own", *few],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *argv],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / argv[argv.index("--run-dir") + 1] / "DONE").exists()
+
+
 @pytest.mark.parametrize("seconds", [0.3, 0.6])
 def test_ctrl_c_before_training(seconds: float, tmp_path: Path) -> None:
     """While modules are imported, or JAX starts."""

@@ -180,3 +180,20 @@ def test_auto_takes_jax_then_envpool_then_gymnasium():
     assert make_any("CartPole-v1", wrappers=["FlattenObservation"], workers="0").simulator == "gymnasium"
     with pytest.raises(ValueError, match="--wrapper needs --simulator gymnasium"):
         make_any("CartPole-v1", "envpool", wrappers=["FlattenObservation"])
+
+
+def test_a_single_core_has_one_group(monkeypatch):
+    """Nothing takes turns there; without common random numbers the groups decide the episodes, so they stay."""
+    env = EnvPoolEnv("CartPole-v1", max_episode_steps=60)
+    policy = make_policy(env.spec, (4,), "binary")
+    params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 40))
+    results, groups = [], []
+    for cores in ({0, 1}, {0}):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: cores)
+        with host_evaluator(env, policy, 2, collect_moments=True) as evaluator:
+            results.append(evaluator(jax.random.key(1), params, lambda x: x))
+        pools = [EnvPoolEnv("CartPole-v1", crn=crn).lanes(16, 2, 0) for crn in (True, False)]
+        groups.append([(pool.groups, pool.width) for pool in pools])
+    assert groups == [[(2, 16), (2, 16)], [(1, 32), (2, 16)]]
+    np.testing.assert_array_equal(results[0].returns, results[1].returns)
+    np.testing.assert_array_equal(results[0].obs_moments.m2, results[1].obs_moments.m2)
