@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Grid:
     budget: int = 500_000
     """Env steps of every run: living steps of all candidates, or steps of a gradient method."""
     budget_for: tuple[str, ...] = ()
-    """Another budget for some environments, as environment=steps."""
+    """Another budget for some environments or precisions of one, as environment=steps or environment/policy=steps."""
     preset: str = "compare"
     """Preset of every algorithm."""
     schedules: float = 1.0
@@ -103,13 +103,14 @@ def cells(grid: Grid) -> list[Cell]:
 def _cells(grid: Grid) -> Iterator[Cell]:
     seeds = _numbers(grid.seeds_for, "seeds_for", grid.algos)
     firsts = _numbers(grid.first_seed_for, "first_seed_for", grid.envs, least=0)
-    budgets = _numbers(grid.budget_for, "budget_for", grid.envs)
+    budgets = _numbers(grid.budget_for, "budget_for", _tasks(grid))
     for env in grid.envs:
         for policy in grid.policies:
             for algo in grid.algos:
                 if skipped(algo, policy):
                     continue
-                config = _configure(grid, env, algo, policy, budgets.get(env, grid.budget))
+                budget = budgets.get(f"{env}/{policy}", budgets.get(env, grid.budget))
+                config = _configure(grid, env, algo, policy, budget)
                 first = firsts.get(env, grid.first_seed)
                 for seed in range(first, first + seeds.get(algo, grid.seeds)):
                     if seed > MAX_SEED:
@@ -155,18 +156,23 @@ def _numbers(pairs: tuple[str, ...], name: str, known: tuple[str, ...], least: i
     return found
 
 
+def _tasks(grid: Grid) -> tuple[str, ...]:
+    """What a budget may be given for."""
+    return (*grid.envs, *(f"{env}/{policy}" for env in grid.envs for policy in grid.policies))
+
+
 def narrowed(grid: Grid, whole: Grid) -> Grid:
-    """A grid that has fewer environments or algorithms than ``whole``, which it was made from, without what that says
-    of those left out."""
+    """A grid that has fewer environments, algorithms or precisions than ``whole``, which it was made from, without what
+    that says of those left out."""
 
-    def kept(name: str, found: str) -> bool:
-        return found in getattr(grid, name) or found not in getattr(whole, name)
+    def gone(names: Callable[[Grid], tuple[str, ...]]) -> set[str]:
+        return set(names(whole)) - set(names(grid))
 
-    lists = {"seeds_for": "algos", "budget_for": "envs", "first_seed_for": "envs"}
+    algos, envs = gone(lambda x: x.algos), gone(lambda x: x.envs)
     changes: dict[str, Any] = {
-        name: tuple(pair for pair in getattr(grid, name) if kept(of, pair.rpartition("=")[0]))
-        for name, of in lists.items()
+        name: tuple(pair for pair in getattr(grid, name) if pair.rpartition("=")[0] not in left_out)
+        for name, left_out in (("seeds_for", algos), ("budget_for", gone(_tasks)), ("first_seed_for", envs))
         if getattr(grid, name) == getattr(whole, name)  # else it was given anew, and for this grid
     }
-    changes["settings"] = {algo: given for algo, given in grid.settings.items() if kept("algos", algo)}
+    changes["settings"] = {algo: given for algo, given in grid.settings.items() if algo not in algos}
     return dataclasses.replace(grid, **changes)

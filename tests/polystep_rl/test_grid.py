@@ -19,7 +19,7 @@ GRID = Grid(
     policies=("float32", "binary"),
     seeds=3,
     seeds_for=("ppo=2", "ppo-ste=1"),
-    budget_for=("Acrobot-v1=777000",),
+    budget_for=("Acrobot-v1=777000", "Acrobot-v1/binary=888000"),
     first_seed_for=("Acrobot-v1=10",),
     settings={"open_es": {"sigma": 0.2}},
 )
@@ -37,11 +37,23 @@ def test_seeds_begin_where_the_environment_says() -> None:
         assert seeds == 2 * [first, first + 1, first + 2]
 
 
-@pytest.mark.parametrize("chosen", [{"envs": ("CartPole-v1",)}, {"algos": ("ppo",)}, {"envs": ("Acrobot-v1",)}, {}])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"envs": ("CartPole-v1",)},
+        {"algos": ("ppo",)},
+        {"envs": ("Acrobot-v1",)},
+        {"policies": ("float32",)},
+        {"envs": ("Acrobot-v1",), "policies": ("binary",)},
+        {},
+    ],
+    ids=str,
+)
 def test_a_part_of_a_grid_has_the_same_cells(chosen: dict[str, Any]) -> None:
-    """Of the environments and algorithms that are left; what the grid says of the others is no mistake."""
+    """Of what is left; what the grid says of the rest is no mistake."""
     part = narrowed(dataclasses.replace(GRID, **chosen), GRID)
-    wanted = [c for c in cells(GRID) if c.config.env in part.envs and c.config.algo in part.algos]
+    left = [(c, c.config) for c in cells(GRID)]
+    wanted = [c for c, of in left if of.env in part.envs and of.algo in part.algos and of.policy in part.policies]
     assert cells(part) == wanted and wanted
     if chosen:
         mistaken = narrowed(dataclasses.replace(GRID, **chosen, budget_for=("Pendulum-v1=5",)), GRID)
@@ -53,7 +65,8 @@ def test_all_cells_obey_the_same_rules() -> None:
     for cell in cells(GRID):
         config = cell.config
         check_ranges(config)
-        assert config.total_timesteps == (777_000 if config.env == "Acrobot-v1" else GRID.budget)
+        budgets = {("Acrobot-v1", "float32"): 777_000, ("Acrobot-v1", "binary"): 888_000}
+        assert config.total_timesteps == budgets.get((config.env, config.policy), GRID.budget)
         assert (config.generations, config.wall_seconds, config.stop_reward) == (None, None, None)
         assert not config.stop_at_threshold and config.deploy == "last"
         assert config.test_episodes >= 256
