@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from polystep_rl import results
@@ -58,3 +61,22 @@ def _merge(folders: list[str], into: Path) -> tuple[str, tuple[bytes, bytes]]:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stderr, ((into / "results.json").read_bytes(), (into / "table.md").read_bytes())
+
+
+def test_probes_tell_signal_from_noise() -> None:
+    """A linear return is nothing but signal at any length of the probes, an unrelated one nothing but noise."""
+    probe_noise = runpy.run_path(str(ROOT / "scripts" / "probe_noise.py"))
+    size, rng = 300, np.random.default_rng(0)
+    slope, centre = rng.normal(size=size), rng.normal(size=size)
+
+    def linear(key: jax.Array, probes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return probes @ slope, np.ones(len(probes))
+
+    def unrelated(key: jax.Array, probes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return rng.normal(size=len(probes)), np.ones(len(probes))
+
+    for radius in (0.1, 10.0):
+        found = probe_noise["measure"](linear, centre, radius, 1024, 0.0, jax.random.key(0))
+        assert abs(found.signal - 1) < 0.15
+        found = probe_noise["measure"](unrelated, centre, radius, 1024, 0.0, jax.random.key(1))
+        assert abs(found.signal) < 5 * found.error
