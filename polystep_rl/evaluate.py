@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,14 +18,12 @@ DEFAULT_MAX_BYTES = 256 * 2**20
 MAX_PAIRS = 2**31 - 1  # candidates x episodes, counted in int32
 
 
-def use_all_cores(cores: int | None = None) -> None:
-    """Let JAX see one CPU device per core, so that a population is split over them.
+def use_cores(cores: int) -> None:
+    """Let JAX see one CPU device for each of so many cores, so that a population is split over them.
 
     Call it before anything runs on JAX (the command line does); afterwards it has no effect and says so by raising
     RuntimeError. On a machine with a GPU the CPU devices are simply not the default ones.
     """
-    if cores is None:  # not all systems know which cores a process may use
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", cores)
     # The shards of a program run side by side with and without this (each has a thread of its own); asynchronous
     # dispatch would only hand every program to another thread first.

@@ -5,8 +5,9 @@
 For every length, pairs of probes in random directions are evaluated, one episode each, in two independent halves; each
 half estimates the direction of ascent from centred ranks, as a search does. Were the return linear and without noise,
 the cosine of the two estimates would be m / (m + p) for m pairs and p parameters. The share of it that is found is the
-signal: 1 is nothing but signal, 0 nothing but noise, and its standard error is about sqrt(p) / m. Too short a probe
-drowns in the noise between episodes; too long a one breaks what the policy can do, and the mean return falls.
+signal: 1 is nothing but signal, 0 nothing but noise; where there is none, its standard deviation is
+(m + p) / (m sqrt(p)). Too short a probe drowns in the noise between episodes; too long a one breaks what the policy can
+do, and the mean return falls.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Args:
     radii: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)
     """Lengths of the probes, in parameter units."""
     pairs: int = 1024
-    """Pairs of probes in each half; in batches of 64."""
+    """Pairs of probes in each half, a multiple of 64."""
     step_penalty: float = 0.0
     """What the cost counts every step worse than its reward."""
     json: Path | None = None
@@ -61,12 +62,26 @@ class Signal(NamedTuple):
     mean_length: float
     cosine: float  # of the two halves' estimates
     signal: float  # that, as a share of what it would be without noise
-    error: float  # standard error of the share
+    error: float  # standard deviation of the share where there is no signal
 
 
 def measure(rollout: Rollout, centre: np.ndarray, radius: float, pairs: int, penalty: float, key: Key) -> Signal:
-    """Probe around ``centre`` (p,) with two halves of ``pairs`` antithetic pairs each."""
-    size, batches = centre.size, max(1, pairs // BATCH)
+    """Probe around a policy, in two halves.
+
+    Args:
+        rollout: evaluates probes.
+        centre: (p,) the policy's parameters.
+        radius: length of a probe, in parameter units.
+        pairs: antithetic pairs in each half, a multiple of ``BATCH``.
+        penalty: subtracted from the return for every step.
+        key: of directions and episodes.
+
+    Raises:
+        ValueError: pairs that do not make whole batches.
+    """
+    if pairs < BATCH or pairs % BATCH:
+        raise ValueError(f"pairs was {pairs}, expected a multiple of {BATCH}")
+    size, batches = centre.size, pairs // BATCH
     estimates, returns, lengths = np.zeros((2, size)), [], []
     for half in range(2):
         for batch in range(batches):
@@ -81,7 +96,7 @@ def measure(rollout: Rollout, centre: np.ndarray, radius: float, pairs: int, pen
             lengths.append(steps)
     norms = np.linalg.norm(estimates, axis=1)
     cosine = float(estimates[0] @ estimates[1] / max(norms.prod(), 1e-12))
-    whole = batches * BATCH / (batches * BATCH + size)
+    whole = pairs / (pairs + size)
     seen = np.concatenate(returns)
     numbers = (seen.mean(), seen.std(), np.concatenate(lengths).mean(), cosine, cosine / whole, size**-0.5 / whole)
     return Signal(radius, *map(float, numbers))

@@ -80,3 +80,5 @@ def test_probes_tell_signal_from_noise() -> None:
         assert abs(found.signal - 1) < 0.15
         found = probe_noise["measure"](unrelated, centre, radius, 1024, 0.0, jax.random.key(1))
         assert abs(found.signal) < 5 * found.error
+    with pytest.raises(ValueError, match="pairs was 100, expected a multiple of 64"):
+        probe_noise["measure"](linear, centre, 1.0, 100, 0.0, jax.random.key(0))
