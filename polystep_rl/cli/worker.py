@@ -22,23 +22,45 @@ from typing import Any
 
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.train import Output
-from polystep_rl.config import TrainConfig, from_plain
+from polystep_rl.config import TrainConfig, from_plain, to_plain
+from polystep_rl.settings import GRADIENT
 
 CLEAR_EVERY = 20  # cells: compiled programs are kept in memory until then
 
 
+def _continues(folder: Path, config: TrainConfig) -> bool:
+    """Whether the folder holds an unfinished run of these settings, this software and this kind of machine that has a
+    checkpoint to go on from."""
+    from polystep_rl.checkpoint import CheckpointError
+    from polystep_rl.rundir import RunDir, RunDirError
+    from polystep_rl.sysinfo import system_info
+
+    if config.algo in GRADIENT:
+        return False
+    try:
+        run = RunDir.open(folder)
+        began = json.loads((folder / "system_info.json").read_text(encoding="utf-8"))
+        same = run.config == to_plain(config) and system_info().items() <= began.items()
+        return same and run.latest_checkpoint() is not None
+    except (RunDirError, CheckpointError):
+        return False
+
+
 def train_cell(request: dict[str, Any]) -> dict[str, Any]:
-    """Train one cell in its folder; what an earlier attempt left there unfinished is thrown away."""
+    """Train one cell in its folder, on from the checkpoint of an attempt that was interrupted, or from the start."""
     from polystep_rl.cli.runner import run_any
     from polystep_rl.host import SimulatorError
     from polystep_rl.train import TrainError
 
     folder = Path(request["folder"])
-    if folder.exists():
-        shutil.rmtree(folder)
     try:
         config = from_plain(TrainConfig, request["config"])
-        run_any(config, Output(run_dir=folder, quiet=True), sys.stderr, install_handler=False)
+        output = Output(resume=folder, quiet=True)
+        if not _continues(folder, config):
+            if folder.exists():
+                shutil.rmtree(folder)
+            output = Output(run_dir=folder, quiet=True)
+        run_any(config, output, sys.stderr, install_handler=False)
     except (UsageError, TrainError, SimulatorError, ValueError, OSError) as error:
         return {"ok": False, "error": " ".join(str(error).split())}
     except Exception as error:
