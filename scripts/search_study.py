@@ -4,9 +4,9 @@
     python scripts/search_study.py scripts/search_study.yaml --out study --only "HalfCheetah-v5/*" --seeds 100 101
 
 The YAML file holds, per environment, settings that all variants share and the variants by name, each what differs from
-the `tuned` preset of its algorithm. Runs share out the cores. A line each is printed at any time with
-`--report`; `--publish docs/results/search_study` adds the results to those that are there (.json), with a table (.md)
-and learning curves (.png) of all; what was published before needs no folders.
+them; presets play no part, so that what a variant means does not change with them. Runs share out the cores. A line
+each is printed at any time with `--report`; `--publish docs/results/search_study` adds the results to those that are
+there (.json), with a table (.md) and learning curves (.png) of all; what was published before needs no folders.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import tyro
 import yaml
 
 from polystep_rl.cli.pool import Event, Job, run_jobs
-from polystep_rl.config import TrainConfig, from_plain, preset, to_plain
+from polystep_rl.config import TrainConfig, from_plain, to_plain
 from polystep_rl.results import Run, document, dump, load_document, record
 from polystep_rl.rundir import RunDirError
 from polystep_rl.stats import iqm
@@ -57,12 +57,9 @@ def configurations(study: dict[str, Any], args: Args) -> Iterator[tuple[str, Tra
             label = f"{env}/{name}"
             if not any(fnmatch.fnmatch(label, pattern) for pattern in args.only):
                 continue
-            shared = entry.get("shared", {})
-            algo, policy = own.get("algo", "polystep"), own.get("policy", shared.get("policy", "float32"))
-            plain = to_plain(preset(env, policy, "tuned", algo))
-            search = {**plain["search"], **entry.get("search", {}).get(algo, {}), **own.get("search", {})}
-            settings = {**plain, "stop_reward": None, "deploy": "last", **shared, **own, "search": search}
-            yield label, from_plain(TrainConfig, settings, label)
+            algo = own.get("algo", "polystep")
+            search = {**entry["search"].get(algo, {}), **own.get("search", {})}
+            yield label, from_plain(TrainConfig, {"env": env, **entry["shared"], **own, "search": search}, label)
 
 
 def finished(folder: Path) -> Run | None:
@@ -114,6 +111,13 @@ def publish(study: dict[str, Any], found: dict[str, list[Run]], name: Path) -> N
             runs = found.setdefault(label, [])
             if run["seed"] not in [other["seed"] for other in runs]:
                 runs.append({key: value for key, value in run.items() if key != "variant"})
+    everything = dict(configurations(study, Args(path)))
+    for label, runs in found.items():
+        for run in runs:
+            if run["config"] != to_plain(everything[label]) | {"seed": run["seed"]}:
+                sys.exit(
+                    f"{label} seed {run['seed']} was run with other settings than the study has; give it a new name"
+                )
     order = [f"{env}/{variant}" for env, entry in study.items() for variant in entry["variants"]]
     found = {label: sorted(found[label], key=lambda run: run["seed"]) for label in order if found.get(label)}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -82,3 +82,23 @@ def test_probes_tell_signal_from_noise() -> None:
         assert abs(found.signal) < 5 * found.error
     with pytest.raises(ValueError, match="pairs was 100, expected a multiple of 64"):
         probe_noise["measure"](linear, centre, 1.0, 100, 0.0, jax.random.key(0))
+
+
+def test_the_study_says_what_its_published_runs_were(tmp_path: Path) -> None:
+    """Publishing nothing new changes nothing, and no variant's settings can change under its results."""
+    pytest.importorskip("matplotlib")
+    published, study = ROOT / "docs/results/search_study", ROOT / "scripts/search_study.yaml"
+    (tmp_path / "study.json").write_bytes(published.with_suffix(".json").read_bytes())
+    assert _publish(study, tmp_path).returncode == 0
+    for kind in (".json", ".md"):
+        assert (tmp_path / f"study{kind}").read_text() == published.with_suffix(kind).read_text()
+    (tmp_path / "other.yaml").write_text(study.read_text().replace("train_horizon: 250", "train_horizon: 251", 1))
+    refused = _publish(tmp_path / "other.yaml", tmp_path)
+    assert refused.returncode == 1 and "was run with other settings than the study has" in refused.stderr
+    assert (tmp_path / "study.json").read_bytes() == published.with_suffix(".json").read_bytes()
+
+
+def _publish(study: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts/search_study.py"), str(study), "--report"]
+    command += ["--out", str(folder), "--publish", str(folder / "study")]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
