@@ -177,6 +177,8 @@ def _sample_actions(spec: EnvSpec, key: Key, count: int) -> Array:
     space = spec.action_space
     if isinstance(space, spaces.Discrete):
         return jax.random.randint(key, (count,), 0, int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        return jax.random.randint(key, (count, *space.nvec.shape), 0, jnp.asarray(space.nvec))
     assert isinstance(space, spaces.Box)
     low, high = jnp.asarray(space.low), jnp.asarray(space.high)
     return (low + (high - low) * jax.random.uniform(key, (count, *space.shape))).astype(jnp.float32)

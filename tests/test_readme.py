@@ -7,11 +7,15 @@ import shlex
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from polystep_rl import results
 from polystep_rl.cli import COMMANDS
 from polystep_rl.cli.train import parse
+from polystep_rl.envs import make
+from polystep_rl.policies import make_policy, save_policy
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +35,14 @@ def test_the_python_example_trains(capsys):
     assert names["result"].progress.best_return == 500
     assert names["result"].progress.env_steps <= 1_000_000
     assert capsys.readouterr().out.startswith("stop_reward 500.0")
+
+
+def test_the_integers_example_reads_a_policy(tmp_path):
+    policy = make_policy(make("CartPole-v1").spec, hidden=(16,), precision="binary")
+    save_policy(tmp_path / "best_policy", policy.spec, policy.init(jax.random.key(0)), {})
+    names = {}
+    exec(compile(block("integers-example").replace("RUN", str(tmp_path)), "README.md", "exec"), names)
+    assert [set(np.unique(layer["weight"])) for layer in names["numbers"]["layers"]] == [{-1, 1}, {-1, 1}]
 
 
 def test_the_train_command_is_the_main_job():

@@ -24,7 +24,7 @@ THETA_LIMIT = 12 * 2 * math.pi / 360  # to the last bit: math.radians(12) is ano
 RESET_BOUND = 0.05
 
 TOTAL_MASS = CART_MASS + POLE_MASS
-POLE_MOMENT = POLE_MASS * HALF_LENGTH  # mass times length, not plus: see DESIGN.md, traps
+POLE_MOMENT = POLE_MASS * HALF_LENGTH  # mass times length, not plus, as some ports have it
 
 
 class CartPoleState(NamedTuple):

@@ -41,7 +41,7 @@ class Options:
     jobs: int | None = None
     """Runs side by side, which share out the cores; by default as many as there are cores."""
     figures: bool = True
-    """Draw the figures (needs the extra `play`)."""
+    """Figures, which need the extra `play`; --no-figures leaves them out."""
     json: bool = False
     """Print one JSON object as the last line of standard output, and nothing else there."""
     show_grid: bool = False

@@ -57,6 +57,14 @@ def self_test(env_steps: int = ENV_STEPS) -> dict[str, Any]:
     }
 
 
+def _gib(pages: str) -> float | None:
+    """Memory by one of sysconf's names; None where the system does not tell."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages) / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(DoctorArgs, "doctor", argv)
@@ -64,11 +72,10 @@ def run(argv: list[str]) -> int:
     from polystep_rl.sysinfo import system_info
 
     assemble.setup_jax()
-    page = os.sysconf("SC_PAGE_SIZE")
     report: dict[str, Any] = {
         **system_info(),
-        "memory_gib": round(page * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "memory_available_gib": round(page * os.sysconf("SC_AVPHYS_PAGES") / 2**30, 1),
+        "memory_gib": _gib("SC_PHYS_PAGES"),
+        "memory_available_gib": _gib("SC_AVPHYS_PAGES"),
         "self_test": self_test(),
     }
     ok = report["self_test"]["ok"]

@@ -60,7 +60,7 @@ def write_film(path: Path, frames: list[Any], seconds_per_frame: float, width: i
         import imageio_ffmpeg  # noqa: F401
         import numpy as np
     except ImportError:
-        raise ValueError("writing MP4 needs more packages: pip install 'polystep-rl[play]', or write a .gif") from None
+        raise ValueError("writing MP4 needs more packages: pip install 'polystep-rl[video]', or write a .gif") from None
     imageio.mimwrite(path, [np.asarray(picture) for picture in pictures], fps=1 / seconds_per_frame)
 
 

@@ -42,13 +42,14 @@ class Output:
     """CPU cores to use; all by default."""
 
 
+# The flags of Output are off by default. Whether one of the config is depends on the preset: both --x and --no-x exist.
 @dataclass(frozen=True)
 class TrainArgs:
     """Train a policy. Defaults come from the preset of algorithm, environment and precision (--show-config)."""
 
     config: TrainConfig = field(default_factory=TrainConfig)
-    # Its flags are off by default. Whether one of config's is depends on the preset, so --x and --no-x both exist.
     output: Annotated[Output, tyro.conf.FlagCreatePairsOff] = field(default_factory=Output)
+    """Where the run goes and what it prints."""
 
 
 def _given(argv: Sequence[str], name: str, default: str) -> str:

@@ -97,3 +97,18 @@ def test_any_key_and_float64_are_accepted():
     check_env(Pendulum(), jax.random.key(7))
     with jax.enable_x64(True):
         check_env(CartPole())
+
+
+class TwoSwitches(CartPole):
+    """MultiDiscrete actions; the second is not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = self.spec._replace(action_space=spaces.MultiDiscrete([2, 3]))
+
+    def step(self, state, action):
+        return super().step(state, action[0])
+
+
+def test_multidiscrete_actions_are_tried():
+    check_env(TwoSwitches())
