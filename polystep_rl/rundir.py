@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from polystep_rl.checkpoint import CheckpointError, load_tree, read_meta, save_tree, sync_folder, write_atomic
+from polystep_rl.lock import FolderInUse, FolderLock
 from polystep_rl.loggers import CsvLogger, Logger, LoggerError, TensorBoardLogger, Value, WandbLogger, to_python
 from polystep_rl.sysinfo import system_info
 
@@ -100,6 +101,7 @@ class RunDir:
         self.config = config
         self._csv: CsvLogger | None = None
         self._loggers: list[Logger] = []
+        self._lock: FolderLock | None = None
 
     # --- creating and opening ------------------------------------------------------------------------------------
     @classmethod
@@ -207,8 +209,12 @@ class RunDir:
             loggers: more sinks.
 
         Raises:
-            RunDirError: W&B is asked for and not installed.
+            RunDirError: another process writes there; W&B is asked for and not installed.
         """
+        try:
+            self._lock = self._lock or FolderLock(self.path)
+        except FolderInUse as error:
+            raise RunDirError(str(error)) from None
         metrics = self.path / "metrics.csv"
         purge_step = env_steps + 1 if metrics.exists() else None
         try:
@@ -254,6 +260,9 @@ class RunDir:
         loggers, self._loggers, self._csv = self._loggers, [], None
         for logger in loggers:
             logger.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Close the sinks, write ``summary.json``, and mark the run as done."""

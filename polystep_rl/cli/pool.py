@@ -60,7 +60,11 @@ class _Worker:
                     break
                 began = time.perf_counter()
                 self.events.put(Event(job, "started"))
-                error = self._train(job)
+                try:
+                    error = self._train(job)
+                except Exception as trouble:  # no process can be started, or its answer is broken off
+                    self.stop_process()
+                    error = f"the worker process failed ({type(trouble).__name__}: {trouble})"
                 if not self.closing:
                     kind = "failed" if error else "done"
                     self.events.put(Event(job, kind, error or "", time.perf_counter() - began))
@@ -89,8 +93,12 @@ class _Worker:
         return None if answer["ok"] else answer["error"]
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, whatever it is doing, and take no more jobs."""
         self.closing = True
+        self.stop_process()
+
+    def stop_process(self) -> None:
+        """End the process, whatever it is doing."""
         process = self.process
         if process is not None and process.poll() is None:
             process.kill()

@@ -18,32 +18,70 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.train import Output
 from polystep_rl.config import TrainConfig, from_plain, to_plain
+from polystep_rl.lock import FolderLock
 from polystep_rl.settings import GRADIENT
 
 CLEAR_EVERY = 20  # cells: compiled programs are kept in memory until then
 
 
-def _continues(folder: Path, config: TrainConfig) -> bool:
-    """Whether the folder holds an unfinished run of these settings, this software and this kind of machine that has a
-    checkpoint to go on from."""
+class _Attempt(NamedTuple):
+    """What an earlier attempt left in the folder of a cell."""
+
+    finished: bool = False
+    unfit: str = ""  # why it cannot be continued
+
+
+def _attempt(folder: Path, config: TrainConfig) -> _Attempt:
+    """Only an unfinished run of these settings, by this software on this kind of machine, with a checkpoint that can be
+    read, is continued."""
     from polystep_rl.checkpoint import CheckpointError
     from polystep_rl.rundir import RunDir, RunDirError
     from polystep_rl.sysinfo import system_info
 
-    if config.algo in GRADIENT:
-        return False
+    if not (folder / "config.yaml").exists():
+        return _Attempt(unfit="it had hardly begun")
     try:
-        run = RunDir.open(folder)
+        run = RunDir.open(folder, finished_ok=True)
         began = json.loads((folder / "system_info.json").read_text(encoding="utf-8"))
-        same = run.config == to_plain(config) and system_info().items() <= began.items()
-        return same and run.latest_checkpoint() is not None
-    except (RunDirError, CheckpointError):
-        return False
+        wanted = to_plain(config)
+        derived = {"hidden"} if config.init is not None else set()  # a given policy brings its own layers
+        other = sorted(name for name in wanted.keys() - derived if run.config.get(name) != wanted[name])
+        if other:
+            return _Attempt(run.finished, f"it had other settings ({', '.join(other)})")
+        if run.finished:
+            return _Attempt(finished=True)
+        if config.algo in GRADIENT:
+            return _Attempt(unfit=f"a run of {config.algo} cannot be continued")
+        if not system_info().items() <= began.items():
+            return _Attempt(unfit="it ran on another machine or with other software")
+        return _Attempt(unfit="" if run.latest_checkpoint() is not None else "it has no checkpoint yet")
+    except (RunDirError, CheckpointError, ValueError) as error:
+        return _Attempt(unfit=" ".join(str(error).split()))
+
+
+def _output(folder: Path, config: TrainConfig) -> Output | None:
+    """Where and how to train a cell: on from its checkpoint, or from the start; None where it is done already. What
+    cannot be continued is removed, but nothing that is finished, and nothing that another process is at.
+
+    Raises UsageError and OSError.
+    """
+    if folder.exists():
+        with FolderLock(folder):
+            attempt = _attempt(folder, config)
+            if attempt.finished and not attempt.unfit:
+                return None
+            if attempt.finished:
+                raise UsageError(f"{folder}: holds a finished run; {attempt.unfit}; move it away")
+            if not attempt.unfit:
+                return Output(resume=folder, quiet=True)
+            print(f"{folder}: starts again, for {attempt.unfit}", file=sys.stderr, flush=True)
+            shutil.rmtree(folder)
+    return Output(run_dir=folder, quiet=True)
 
 
 def train_cell(request: dict[str, Any]) -> dict[str, Any]:
@@ -52,15 +90,11 @@ def train_cell(request: dict[str, Any]) -> dict[str, Any]:
     from polystep_rl.host import SimulatorError
     from polystep_rl.train import TrainError
 
-    folder = Path(request["folder"])
     try:
         config = from_plain(TrainConfig, request["config"])
-        output = Output(resume=folder, quiet=True)
-        if not _continues(folder, config):
-            if folder.exists():
-                shutil.rmtree(folder)
-            output = Output(run_dir=folder, quiet=True)
-        run_any(config, output, sys.stderr, install_handler=False)
+        output = _output(Path(request["folder"]), config)
+        if output is not None:
+            run_any(config, output, sys.stderr, install_handler=False)
     except (UsageError, TrainError, SimulatorError, ValueError, OSError) as error:
         return {"ok": False, "error": " ".join(str(error).split())}
     except Exception as error:

@@ -17,11 +17,8 @@ pytest.importorskip("evosax")
 
 from polystep_rl import results
 from polystep_rl.cli.pool import share_out
-from polystep_rl.cli.worker import train_cell
-from polystep_rl.config import to_plain
 from polystep_rl.grid import Grid, cells
 from polystep_rl.loggers import read_metrics
-from polystep_rl.rundir import RunDir
 
 FLAGS = "--algos polystep hill_climbing cma_es --policies int8 --seeds 2 --budget 100000 --no-figures".split()
 BUDGET = 100_000
@@ -121,53 +118,6 @@ def test_killed_at_any_moment_it_goes_on(whole: Path, tmp_path: Path) -> None:
     assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode == 0
     assert done.items() <= {file: file.stat().st_mtime_ns for file in out.glob("runs/*/DONE")}.items()
     assert table(out) == table(whole)
-
-
-class Killed(BaseException):
-    """Stands for a signal that nothing survives."""
-
-
-@pytest.mark.parametrize(
-    "spoil, continued",
-    [
-        (lambda run: None, True),
-        (lambda run: [file.write_bytes(b"") for file in run.glob("checkpoints/*")], False),
-        (lambda run: edit(run / "system_info.json", '"numpy": "', '"numpy": "0.'), False),
-        (lambda run: edit(run / "config.yaml", "epsilon: ", "epsilon: 1"), False),
-    ],
-    ids=["whole", "damaged checkpoints", "other software", "other settings"],
-)
-def test_an_interrupted_cell_goes_on(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable, continued: bool
-) -> None:
-    """From its checkpoint, where one fits; either way it ends as the cell that ran through."""
-    grid = Grid(algos=("polystep",), policies=("int8",), seeds=1, budget=BUDGET)
-    (cell,) = cells(grid)
-    request = {"folder": str(tmp_path / cell.name), "config": to_plain(cell.config)}
-    save = RunDir.save_checkpoint
-
-    def save_and_die(run: RunDir, *args: object) -> None:
-        save(run, *args)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDir, "save_checkpoint", save_and_die)
-        pytest.raises(Killed, train_cell, request)
-    spoil(tmp_path / cell.name)
-    born = (tmp_path / cell.name / "system_info.json").stat().st_mtime_ns
-    assert train_cell(request) == {"ok": True}
-    assert ((tmp_path / cell.name / "system_info.json").stat().st_mtime_ns == born) is continued
-    costs = [
-        [row["search/cost_mean"] for row in read_metrics(runs / cell.name / "metrics.csv")]
-        for runs in (tmp_path, whole / "runs")
-    ]
-    assert costs[0] == costs[1] and len(costs[0]) > 3
-
-
-def edit(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new))
 
 
 @pytest.mark.parametrize("cores, workers", [(1, 1), (2, 1), (5, 2), (16, 3), (2, 5)])
