@@ -18,7 +18,7 @@ import numpy as np
 
 from polystep_rl.envs.ray_cluster import Connection, join, one_line, the_ray
 from polystep_rl.envs.single import LOST, TERMINATED, TRUNCATED, Recipe
-from polystep_rl.envs.workers import _GRACE, _ONE_THREAD, _START_SECONDS, FAULTS_IN_A_ROW, _plan
+from polystep_rl.envs.workers import _GRACE, _ONE_THREAD, _START_SECONDS, FAULTS_IN_A_ROW, Streak, _plan
 from polystep_rl.types import EnvSpec, Ticks
 
 _PULSE_SECONDS = 10.0  # in which an actor that is at work says so
@@ -89,7 +89,7 @@ class _Actor:
     """One actor, and the ticks that it has been sent and not yet answered."""
 
     def __init__(self, make: Any, arguments: tuple[Any, ...], connection: Connection) -> None:
-        self.faults_in_a_row = 0
+        self.streak = Streak()
         self.pending: dict[int, Any] = {}  # group -> the answer to come
         self._make, self._arguments, self._connection = make, arguments, connection
         self.handle: Any = None
@@ -160,7 +160,8 @@ class RayLanes:
         self._id = recipe.env_id
         self._size = spec.observation_space.shape[0]
         self._hang_seconds = hang_seconds
-        self._sent: dict[int, tuple[np.ndarray, list[tuple[int, int]]]] = {}  # see workers._plan
+        # group -> see workers._plan, and the lanes and seeds in that order
+        self._sent: dict[int, tuple[np.ndarray, list[tuple[int, int]], np.ndarray, np.ndarray]] = {}
         self._actors: list[_Actor] = []
         connection = join(address)
         self._finalizer = weakref.finalize(self, _end_all, self._actors, connection)
@@ -180,7 +181,7 @@ class RayLanes:
             raise ValueError(f"group {group} was sent twice without being received")
         order, rows = _plan(np.asarray(lanes, np.int64).tobytes(), len(self._actors))
         lanes, actions, seeds = lanes[order], actions[order], seeds[order]
-        self._sent[group] = order, rows
+        self._sent[group] = order, rows, lanes, seeds
         with self._cluster():
             for actor, (start, stop) in zip(self._actors, rows, strict=True):
                 if start < stop:
@@ -191,7 +192,7 @@ class RayLanes:
         """See types.Lanes. Raises RuntimeError, one line, where an actor keeps failing."""
         if group not in self._sent:
             raise ValueError(f"group {group} was not sent")
-        order, rows = self._sent[group]
+        order, rows, lanes, seeds = self._sent[group]
         k = len(order)
         obs, reward = np.zeros((k, self._size), np.float32), np.zeros(k)
         flags = np.full(k, LOST, np.uint8)  # unless an answer comes
@@ -200,8 +201,7 @@ class RayLanes:
             if answer is not None:
                 mine = order[start:stop]
                 obs[mine], reward[mine], flags[mine] = answer[:3]
-                if (answer[2] & (TERMINATED | TRUNCATED)).any():
-                    actor.faults_in_a_row = 0
+                actor.streak.saw(group, lanes[start:stop], seeds[start:stop], answer[2])
         del self._sent[group]
         return Ticks(obs, reward, flags & TERMINATED > 0, flags & TRUNCATED > 0, flags & LOST > 0)
 
@@ -236,9 +236,8 @@ class RayLanes:
     def _replace(self, actor: _Actor, reason: str) -> None:
         self.faults += 1
         self.last_fault = reason
-        actor.faults_in_a_row += 1
         actor.end()
-        if actor.faults_in_a_row >= FAULTS_IN_A_ROW:
+        if actor.streak.fault():
             self.close()
             raise RuntimeError(
                 f"environment {self._id}: an actor failed {FAULTS_IN_A_ROW} times in a row, at last: {reason}"

@@ -32,8 +32,6 @@ from polystep_rl.envs.single import LOST, TERMINATED, TRUNCATED, Recipe
 from polystep_rl.envs.worker_main import CLOSE, COMMAND, DONE, LENGTH, Layout, layout
 from polystep_rl.types import EnvSpec, Ticks
 
-# Of one worker while none of its episodes ends: then the environment itself must be broken. Ticks that succeed in
-# between prove nothing, for an environment that fails in its tenth step resets and steps well until there.
 FAULTS_IN_A_ROW = 5
 _START_SECONDS = 120.0  # in which a worker must have imported what it needs; a loaded machine takes a while
 _STARTING = -1  # stands for a group among the ticks that a worker has not yet answered
@@ -41,11 +39,40 @@ _GRACE = 2.0  # seconds in which a worker may close its environments
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
+class Streak:
+    """The faults of one worker while none of its episodes ends: after some the environment itself must be broken.
+
+    Ticks that succeed in between prove nothing, for an environment that fails in its tenth step resets and steps well
+    until there. An episode has ended where the environment says so, or where a lane that was stepped is reset: the
+    caller may cut episodes.
+    """
+
+    def __init__(self) -> None:
+        self.faults = 0
+        self._stepped: set[tuple[int, int]] = set()  # group and lane, since the last fault
+
+    def fault(self) -> bool:
+        """Count one; whether there have been too many."""
+        self.faults += 1
+        self._stepped.clear()
+        return self.faults >= FAULTS_IN_A_ROW
+
+    def saw(self, group: int, lanes: np.ndarray, seeds: np.ndarray, flags: np.ndarray) -> None:
+        """What a worker has answered for its lanes (k,): their flags, having been reset (seeds >= 0) or stepped."""
+        if not self.faults:
+            return
+        alive, reset = flags & LOST == 0, seeds >= 0
+        again = self._stepped.intersection((group, lane) for lane in lanes[alive & reset].tolist())
+        if again or (flags & (TERMINATED | TRUNCATED)).any():
+            self.faults = 0
+        self._stepped.update((group, lane) for lane in lanes[alive & ~reset].tolist())
+
+
 class _Worker:
     """One process, its two pipes, and the ticks that it has been sent and not yet answered."""
 
     def __init__(self, config: bytes, inherited: tuple[int, int]) -> None:
-        self.faults_in_a_row = 0
+        self.streak = Streak()
         self.pending: deque[int] = deque()  # groups, in the order in which they are worked off
         self._config = config
         self._inherited = inherited  # the memory, and the lifeline's end to read
@@ -177,10 +204,10 @@ class WorkerLanes:
             for field, value in zip(fields, (0.0, 0.0, LOST), strict=True):
                 field[slice(*rows[index])] = value
         self._lost[group].clear()
-        if self.faults:
-            for worker, row in zip(self._workers, rows, strict=True):
-                if (fields[2][slice(*row)] & (TERMINATED | TRUNCATED)).any():
-                    worker.faults_in_a_row = 0
+        lanes, seeds = (self._arrays[name][group, : len(order)] for name in ("lanes", "seeds"))
+        for worker, row in zip(self._workers, rows, strict=True):
+            mine = slice(*row)
+            worker.streak.saw(group, lanes[mine], seeds[mine], fields[2][mine])
         obs, reward, flags = (np.empty_like(field) for field in fields)
         obs[order], reward[order], flags[order] = fields
         return Ticks(obs, reward, flags & TERMINATED > 0, flags & TRUNCATED > 0, flags & LOST > 0)
@@ -214,9 +241,8 @@ class WorkerLanes:
     def _replace(self, index: int, worker: _Worker, reason: str) -> None:
         self.faults += 1
         self.last_fault = reason
-        worker.faults_in_a_row += 1
         worker.end()
-        if worker.faults_in_a_row >= FAULTS_IN_A_ROW:
+        if worker.streak.fault():
             self.close()
             raise RuntimeError(
                 f"environment {self._id}: a worker failed {FAULTS_IN_A_ROW} times in a row, at last: {reason}"

@@ -219,7 +219,7 @@ class Killer:
     def kill(self) -> bool:
         time.sleep(self.rng.uniform(0, 0.003))
         # Five failures of a worker in a row would end the run.
-        workers = [w for w in self.pools[0]._workers if w.faults_in_a_row < 2 and w.process.poll() is None]
+        workers = [w for w in self.pools[0]._workers if w.streak.faults < 2 and w.process.poll() is None]
         if not workers:
             return False
         self.rng.choice(workers).process.send_signal(signal.SIGKILL)

@@ -112,15 +112,29 @@ def test_an_environment_that_cannot_be_made_in_a_worker_stops_with_its_message()
             Player(env, WorkerLanes(broken, env.spec, 1, 1, 1), [0]).play()
 
 
-def test_a_failure_now_and_then_is_no_broken_environment():
-    with pool_of("host_envs:Counter", 1, 1, 1, length=2) as (_, pool):
+@pytest.mark.parametrize("length", [2, 1000])
+def test_a_failure_now_and_then_is_no_broken_environment(length):
+    """Whether the environment ends the episodes in between, or the caller after two steps."""
+    with pool_of("host_envs:Counter", 1, 1, 1, length=length) as (_, pool):
         for _ in range(6):
             assert not tick(pool, 0, [0], seed=3).lost.any()
             os.kill(pids_of(pool)[0], signal.SIGKILL)
             assert tick(pool, 0, [0]).lost.all()
             tick(pool, 0, [0], seed=3), tick(pool, 0, [0])
-            assert tick(pool, 0, [0]).terminated.all()
+            assert tick(pool, 0, [0]).terminated.all() == (length == 2)
         assert pool.faults == 6
+
+
+def test_resets_alone_are_no_episodes():
+    """Whoever never gets to a second step is broken, however often it is reset."""
+    with pool_of("host_envs:Counter", 1, 1, 1, length=1000) as (_, pool):
+        for count in range(5):
+            tick(pool, 0, [0], seed=3), tick(pool, 0, [0], seed=4), tick(pool, 0, [0])
+            os.kill(pids_of(pool)[0], signal.SIGKILL)
+            if count < 4:
+                assert tick(pool, 0, [0]).lost.all()
+        with pytest.raises(RuntimeError, match="5 times in a row"):
+            tick(pool, 0, [0])
 
 
 def test_slow_is_not_hung():
