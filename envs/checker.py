@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from polystep_rl.types import Array, Env, EnvSpec, HostEnv, Key, PyTree, Step
+from polystep_rl.types import Array, Env, EnvSpec, HostEnv, Key, Lanes, PyTree, Step
 
 STEPS = 16  # of random actions that are tried
+HOST_STEPS = 200  # on the host, at most
 LANES = 3  # environments in the vmapped trial
 TOLERANCE = 1e-4  # relative and absolute, between eager, jitted and vmapped results: compilers reorder arithmetic
 
@@ -48,31 +49,51 @@ def check_env(env: Env | HostEnv, key: Key | None = None) -> None:
 
 def check_host_env(env: HostEnv) -> None:
     """The same for an environment on the host: finite observations of the right size, finite rewards, and, where it
-    takes seeds, the same episode for the same seed and actions on every lane."""
+    takes seeds, the same episode for the same seed and actions, on every lane and whatever was played there before."""
     _check_spec(env.spec)
-    space, lanes = env.spec.action_space, env.lanes(2, 1, 0)
-    space.seed(0)
-    both, seeds = np.arange(2), np.full(2, 7)
+    lanes = env.lanes(2, 1, 0)
     try:
-        for _ in range(1 + STEPS):
-            lanes.send(0, both, np.stack([space.sample()] * 2), seeds)
-            ticks = lanes.recv(0)
-            seeds = np.full(2, -1)
-            if ticks.lost.any():
-                raise ValueError(f"{env.spec.id}: it failed: {getattr(lanes, 'last_fault', 'its simulator died')}")
-            if ticks.obs.shape != (2, *env.spec.observation_space.shape) or not np.isfinite(ticks.obs).all():
-                raise ValueError(f"{env.spec.id}: an observation must be {env.spec.observation_space.shape} and finite")
-            if not np.isfinite(ticks.reward).all():
-                raise ValueError(f"{env.spec.id}: the reward must be finite, got {ticks.reward[0]}")
-            for name, value in ticks._asdict().items():
-                if env.crn and not np.array_equal(value[0], value[1]):
-                    raise ValueError(f"{env.spec.id}: {name} differs after the same seed and actions: {_brief(value)}")
-            if (ticks.terminated | ticks.truncated).any():
-                break
+        before = _play(env, lanes, (7, 8))
+        after = _play(env, lanes, (7, 7))
     except RuntimeError as error:
         raise ValueError(str(error)) from error
     finally:
         lanes.close()
+    if not env.crn:
+        return
+    for episode, on in ((after[1], "another lane"), (before[0], "the same lane, which had played nothing before")):
+        for step, (one, other) in enumerate(zip(after[0], episode, strict=False)):
+            for name, a, b in zip(("observation", "reward", "terminated", "truncated"), one, other, strict=True):
+                if not np.array_equal(a, b):
+                    raise ValueError(
+                        f"{env.spec.id}: after reset(seed=7) and the same actions, {name} {step} differs from that on "
+                        f"{on}, {_brief(np.stack([a, b]))}: something outlives reset, or draws from elsewhere"
+                    )
+
+
+def _play(env: HostEnv, lanes: Lanes, seeds: tuple[int, int]) -> list[list[tuple[np.ndarray, ...]]]:
+    """What two lanes give, reset with two seeds and sent the same actions, until their episodes end."""
+    space = env.spec.action_space
+    space.seed(0)
+    given: list[list[tuple[np.ndarray, ...]]] = [[], []]
+    alive, begin = np.arange(2), np.array(seeds)
+    for _ in range(1 + HOST_STEPS):
+        action = space.sample()
+        lanes.send(0, alive, np.stack([action] * len(alive)), begin[alive])
+        ticks = lanes.recv(0)
+        begin = np.full(2, -1)
+        if ticks.lost.any():
+            raise ValueError(f"{env.spec.id}: it failed: {getattr(lanes, 'last_fault', 'its simulator died')}")
+        if ticks.obs.shape[1:] != env.spec.observation_space.shape or not np.isfinite(ticks.obs).all():
+            raise ValueError(f"{env.spec.id}: an observation must be {env.spec.observation_space.shape} and finite")
+        if not np.isfinite(ticks.reward).all():
+            raise ValueError(f"{env.spec.id}: the reward must be finite, got {ticks.reward[0]}")
+        for row, lane in enumerate(alive):
+            given[lane].append((ticks.obs[row], ticks.reward[row], ticks.terminated[row], ticks.truncated[row]))
+        alive = alive[~(ticks.terminated | ticks.truncated)]
+        if not alive.size:
+            break
+    return given
 
 
 def _check_spec(spec: EnvSpec) -> None:

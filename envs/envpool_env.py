@@ -21,6 +21,7 @@ from polystep_rl.envs.cores import usable_cores
 from polystep_rl.types import EnvSpec, Ticks
 
 MAX_SEED = 2**31 - 1
+OURS = ("num_envs", "batch_size", "num_threads", "seed", "env_seed")  # options that the pool of lanes sets itself
 
 
 @functools.cache
@@ -92,6 +93,10 @@ class EnvPoolEnv:
         probe = _make_spec(env_id)
         known = probe.config._asdict()
         for name in self._options:
+            if name in OURS:
+                raise ValueError(
+                    f"EnvPool's option {name!r} cannot be given: lanes and seeds are set by the evaluation"
+                )
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"

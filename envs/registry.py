@@ -8,8 +8,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import gymnasium
 
 from polystep_rl.envs.cores import usable_cores
 from polystep_rl.types import Env, HostEnv
@@ -75,6 +78,8 @@ def make(env_id: str, **kwargs: Any) -> Env:
     except TypeError as error:
         raise ValueError(f"environment {env_id!r} cannot be made from these arguments: {error}") from None
     env = factory(**kwargs)
+    if isinstance(env, gymnasium.Env):  # it has a spec, reset and step, too
+        raise ValueError(f"{env_id!r} is a gymnasium.Env, not written in JAX: give --simulator gymnasium")
     if not isinstance(env, Env):
         raise ValueError(f"{env_id!r} gave a {type(env).__name__}, which lacks spec, reset or step (types.Env)")
     return env
@@ -107,7 +112,7 @@ def make_any(
     """
     if simulator not in SIMULATORS:
         raise ValueError(f"simulator {simulator!r}: expected one of {', '.join(SIMULATORS)}")
-    chosen = _choose(env_id, bool(wrappers)) if simulator == "auto" else simulator
+    chosen = _choose(env_id, env_kwargs or {}, bool(wrappers)) if simulator == "auto" else simulator
     if chosen != "gymnasium" and wrappers:
         raise ValueError(f"--wrapper needs --simulator gymnasium: {chosen} has no wrappers")
     count = _worker_count(workers)
@@ -138,10 +143,10 @@ def _no_workers(workers: str, simulator: str) -> None:
 
 
 def _worker_count(workers: str) -> int | str:
-    """``auto`` is one process per core, and none where there is only one; Ray's names pass."""
+    """``auto`` is one process per core, none where there is only one, or no worker process (Windows); Ray's pass."""
     cores = len(usable_cores())
     if workers == "auto":
-        return cores if cores > 1 else 0
+        return cores if cores > 1 and os.name == "posix" else 0
     if workers.partition(":")[0] == "ray":
         return workers
     if not workers.isdecimal():
@@ -159,12 +164,10 @@ class _Shortened:
         self.reset, self.step = env.reset, env.step
 
 
-def _makes_gymnasium(function: Callable[..., Any]) -> bool:
-    """Whether a function returns a gymnasium.Env when it is called without arguments."""
-    import gymnasium
-
+def _makes_gymnasium(function: Callable[..., Any], env_kwargs: Mapping[str, Any]) -> bool:
+    """Whether a function returns a gymnasium.Env."""
     try:
-        env = function()
+        env = function(**env_kwargs)
     except Exception:
         return False
     found = isinstance(env, gymnasium.Env)
@@ -173,16 +176,14 @@ def _makes_gymnasium(function: Callable[..., Any]) -> bool:
     return found
 
 
-def _choose(env_id: str, wrapped: bool) -> str:
+def _choose(env_id: str, env_kwargs: Mapping[str, Any], wrapped: bool) -> str:
     """The simulator that ``auto`` means."""
     if ":" in env_id:
-        import gymnasium
-
         try:
             found = _load(env_id)
         except ValueError:  # "module:Id-v0", which importing the module registers: Gymnasium says so if it is none
             return "gymnasium" if env_id.partition(":")[2] in gymnasium.registry else "jax"
-        own = issubclass(found, gymnasium.Env) if isinstance(found, type) else _makes_gymnasium(found)
+        own = issubclass(found, gymnasium.Env) if isinstance(found, type) else _makes_gymnasium(found, env_kwargs)
         return "gymnasium" if own or wrapped else "jax"
     if env_id in _FACTORIES and not wrapped:
         return "jax"

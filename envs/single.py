@@ -114,7 +114,7 @@ class EnvSet:
                 reward, flag = 0.0, 0
                 if seed >= 0:
                     where = "reset"
-                    if env is None or type(env.unwrapped).__module__ in _REMEMBERING:
+                    if env is None or any(base.__module__ in _REMEMBERING for base in type(env.unwrapped).__mro__):
                         env = self._make(lane)
                     observation = env.reset(seed=seed)[0]
                 elif env is None:
@@ -129,7 +129,7 @@ class EnvSet:
                     flag = TERMINATED * bool(terminated) + TRUNCATED * bool(truncated)
                 obs[row], rewards[row], flags[row] = self._flatten(observation), reward, flag
                 counter += 1
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
             raise EnvFailure(f"environment {self.recipe.env_id} failed in {where}: {text}") from error
 

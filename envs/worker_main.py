@@ -74,6 +74,17 @@ def _die_with_parent(lifeline: int) -> None:
     os._exit(0)
 
 
+def _killed_with_parent(lifeline: int) -> None:
+    """The same by the kernel (Linux), where an environment hangs in C code and never lets a thread of Python run: the end
+    of the pipe raises SIGIO, whose default is the end of this process and of whatever it has started."""
+    import fcntl
+
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY)  # who is told belongs to the open file, which all inherit
+    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+
+
 def _read(commands: int, size: int) -> bytes:
     data = b""
     while len(data) < size:
@@ -99,6 +110,8 @@ def serve(commands: int, answers: int, memory_fd: int, lifeline: int) -> None:
     """Work off the commands in order until told to close."""
     config = json.loads(_read(commands, LENGTH.unpack(_read(commands, LENGTH.size))[0]))
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    if sys.platform == "linux":
+        _killed_with_parent(lifeline)
     sys.path[:] = config["path"]
     sizes, index = Layout(*config["sizes"]), config["index"]
     memory = mmap.mmap(memory_fd, layout(sizes, None)[0])

@@ -206,7 +206,7 @@ class HostEvaluator:
         if self._lanes is None:
             groups = max(1, min(self.layout.groups, pairs // WIDTH))
             width = -(-min(self.layout.lanes, pairs) // groups)
-            self._lanes = self.env.lanes(width, groups, self.seed)
+            self._lanes = asked(self.env.lanes, width, groups, self.seed)
         return self._lanes
 
     def _roll_out(self, forward: _Forward, deployed: PyTree, seeds: np.ndarray) -> _Ledger:

@@ -70,7 +70,7 @@ def _on_host(env: HostEnv, key: Key, episodes: int, act: Act | None) -> np.ndarr
     seeds = np.asarray(jax.random.randint(key, (episodes,), 0, 2**31 - 1), np.int64)
     many = None if act is None else jax.jit(jax.vmap(act))
     draws = [_Draws(env, seed) for seed in seeds]
-    lanes = env.lanes(episodes, 1, int(seeds[0]))
+    lanes = asked(env.lanes, episodes, 1, int(seeds[0]))
     seen: list[list[np.ndarray]] = [[] for _ in seeds]
     alive, fresh = np.arange(episodes), np.ones(episodes, bool)
     losses = np.zeros(episodes, int)

@@ -34,8 +34,10 @@ def record(folder: Path) -> Run:
     Returns:
         what the run was (`env`, `algo`, `policy`, `seed`, `budget`, `config`), what it used (`env_steps`: living steps
         of all candidates, `eval_env_steps` apart; `candidates`, `candidates_per_generation`, `episodes`, `generations`,
-        None where there are none; `wall_seconds`, `device`, `versions`), and what came of it: `return`, the mean over
-        `test_episodes` fresh episodes of the deployed policy, with `return_std`, and `curve`, its evaluations.
+        None where there are none; `wall_seconds`, `device`, `versions`), what simulated (`simulator`, with or without
+        common random numbers, `crn`; `train_simulator`, which is another for a gradient method), and what came of it:
+        `return`, the mean over `test_episodes` fresh episodes of the deployed policy, with `return_std`, and `curve`,
+        its evaluations.
 
     Raises:
         RunDirError: the folder is no run, or it is not finished.
@@ -58,6 +60,9 @@ def record(folder: Path) -> Run:
         "updates": summary.get("updates"),
         "wall_seconds": round(summary["wall_seconds"], 3),
         "stopped_by": summary["stopped_by"],
+        "simulator": summary.get("simulator"),
+        "train_simulator": summary.get("train_simulator", summary.get("simulator")),
+        "crn": summary.get("crn"),
         "device": ", ".join(f"{devices.count(kind)} x {kind}" for kind in dict.fromkeys(devices)),
         "platform": system["platform"],
         "versions": {"python": system["python"], **system["packages"]},

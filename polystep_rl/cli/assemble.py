@@ -19,7 +19,7 @@ from polystep_rl.cli import UsageError
 from polystep_rl.cli.initial import Initial, initial
 from polystep_rl.cli.simulate import CALIBRATION_SEED, Task, make_env, make_evaluator, on_host
 from polystep_rl.config import TrainConfig, check_ranges, load_yaml
-from polystep_rl.envs.cores import usable_cores
+from polystep_rl.envs.cores import limit_cores, usable_cores
 from polystep_rl.evaluate import Horizon, use_cores
 from polystep_rl.normalize import observation_scale, random_action_moments
 from polystep_rl.policies import make_policy, mlp_policy
@@ -37,7 +37,9 @@ CACHE_VARIABLE = "POLYSTEP_RL_CACHE"  # a folder, or "off"
 
 
 def setup_jax(cores: int | None = None) -> None:
-    """One CPU device per core (default: all that this process may use), and a compilation cache of the user's."""
+    """One CPU device per core (default: all that this process may use), no more threads and workers of simulators than
+    that, and a compilation cache of the user's."""
+    limit_cores(cores)
     with contextlib.suppress(RuntimeError):  # JAX runs already, in a program that calls `main`: its devices stay
         use_cores(cores or len(usable_cores()))
     folder = os.environ.get(CACHE_VARIABLE) or os.path.join(

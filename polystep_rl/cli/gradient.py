@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -32,6 +33,7 @@ from polystep_rl.cli.simulate import (
 from polystep_rl.config import TrainConfig, check_ranges
 from polystep_rl.envs.single import make_single
 from polystep_rl.envs.spaces import flat_observations, policy_actions
+from polystep_rl.host import SimulatorError
 from polystep_rl.policies import frozen, mlp_policy, precision, save_policy
 from polystep_rl.policies.layerwise import layerwise
 from polystep_rl.rundir import RunDir
@@ -113,9 +115,29 @@ class GradientObserver:
         return "interrupt" if self.stop else "stop_reward" if self.streak >= 2 else "wall_seconds"
 
 
+class _OwnErrors(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """What the environment raises becomes a SimulatorError of one line."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        with self._failing("reset"):
+            return super().reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        with self._failing("step"):
+            return super().step(action)
+
+    @contextlib.contextmanager
+    def _failing(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+            raise SimulatorError(f"the environment failed in {where}: {text}") from error
+
+
 def _flat_env(task: Task) -> gymnasium.Env[Any, Any]:
     """Gymnasium's own environment of a task, with flat observations and actions: what stable-baselines3 trains on."""
-    env = make_single(task.env, keyword_arguments(task.env_kwarg), task.wrapper, task.max_episode_steps)
+    env = _OwnErrors(make_single(task.env, keyword_arguments(task.env_kwarg), task.wrapper, task.max_episode_steps))
     space, convert = policy_actions(env.action_space)
     if space != env.action_space:
         env = gymnasium.wrappers.TransformAction(env, convert, space)
@@ -149,6 +171,8 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
     running = algo == "ppo" and config.observation_scale == "running" and given is None
     try:
         with guard:
+            if given is not None:  # while nothing does better, it is the best
+                observer.report(0, given.params, {"rollout/ep_rew_mean": np.nan, "episodes": 0, "updates": 0})
             result = train_sb3(
                 algo,
                 config.env,
@@ -194,6 +218,7 @@ def _finish(run: RunDir, observer: GradientObserver, env: Env | HostEnv, result:
         "stopped_by": stopped_by,
         "reward_threshold": env.spec.reward_threshold,
         **simulator_facts(env),
+        "train_simulator": "gymnasium",
         "best_eval_return": float(observer.best_return),
         "eval": evaluation,
     }

@@ -565,6 +565,13 @@ def test_a_crashing_environment(
     assert ("5 times in a row" in outcome.err) == (workers == "2")
 
 
+def test_a_crashing_environment_under_ppo(cli: Callable, own_module: Path, tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    argv = ("train", "--env", "own_host_envs:Broken", "--max-episode-steps", "5", "--algo", "ppo", "--quiet", "--json")
+    flags = ("--env-kwarg", "how=step", "--observation-scale", "none", "--workers", "0", "--total-timesteps", "3000")
+    assert_one_line(cli(*argv, *flags, "--runs", tmp_path), (1,), "failed in step: RuntimeError: the joint is broken")
+
+
 def test_rewards_that_are_no_numbers(cli: Callable, own_module: Path, tmp_path: Path) -> None:
     argv = (*BROKEN, "--env-kwarg", "how=nan reward", "--workers", "0", "--runs", tmp_path)
     assert_one_line(cli(*argv), (1,), "more than half of the returns were NaN", "polystep-rl envs --check")

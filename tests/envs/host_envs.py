@@ -1,6 +1,7 @@
 """Gymnasium environments that misbehave, and some of unusual spaces; worker processes import them by this name."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -58,6 +59,8 @@ class Faulty(Counter):
         if self.how == "hang":
             while True:
                 time.sleep(1)
+        elif self.how == "spin":  # in C code that never lets another thread run
+            re.match(r"(a+)+$", "a" * 64 + "b")
         elif self.how == "sys.exit":
             sys.exit("enough")
         elif self.how == "os._exit":
@@ -67,6 +70,29 @@ class Faulty(Counter):
             os.kill(os.getpid(), signal.SIGSEGV)
             time.sleep(10)
         raise ArithmeticError("the joint\nis broken")
+
+
+class Remembers(Counter):
+    """What it observes depends on the episode before."""
+
+    before = 0.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.drawn, self.before = self.drawn + self.before, self.drawn
+        return self._observe(0), {}
+
+
+def sized(size):
+    """A function with an argument."""
+    return Counter(size)
+
+
+def walker():
+    """A class of one's own that keeps its Box2D world, as its parent does."""
+    from gymnasium.envs.box2d.bipedal_walker import BipedalWalker
+
+    return type("Mine", (BipedalWalker,), {"__module__": __name__})()
 
 
 class Slow(Counter):

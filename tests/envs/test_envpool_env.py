@@ -165,6 +165,8 @@ def test_actions_are_never_nan_nor_outside_the_box():
     [
         (("Hoper-v5",), "did you mean Hopper-v5"),
         (("Hopper-v5", {"healthy_rewrd": 0}), "has no option 'healthy_rewrd': did you mean 'healthy_reward'?"),
+        (("Hopper-v5", {"num_threads": 1}), "EnvPool's option 'num_threads' cannot be given"),
+        (("Hopper-v5", {"seed": 3}), "EnvPool's option 'seed' cannot be given"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, message):

@@ -1,6 +1,7 @@
 """Gymnasium environments as a HostEnv: the same as by hand, whatever ran before, and one line for what cannot be."""
 
 import sys
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from gymnasium import spaces
 from host_play import Player, assert_same, by_hand
 
+from polystep_rl.envs import check_env, cores, make, make_any, registry
 from polystep_rl.envs.gymnasium_env import GymnasiumEnv, make_single
 from polystep_rl.types import HostEnv
 
@@ -186,3 +188,43 @@ def test_a_missing_simulator_names_what_to_install(env_id, module, extra, monkey
 def test_sizes_of_a_pool_are_checked():
     with pytest.raises(ValueError, match="width and groups must be at least 1, got 0 and 1"):
         GymnasiumEnv("CartPole-v1").lanes(0, 1, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_checker_finds_what_outlives_a_reset(workers):
+    check_env(GymnasiumEnv("host_envs:Counter", max_episode_steps=9, workers=workers))
+    with pytest.raises(ValueError, match=r"observation 0 differs .*: something outlives reset"):
+        check_env(GymnasiumEnv("host_envs:Remembers", max_episode_steps=9, workers=workers))
+
+
+def test_a_world_that_is_kept_is_made_anew_in_subclasses_too():
+    pytest.importorskip("Box2D")
+    check_env(GymnasiumEnv("host_envs:walker", max_episode_steps=200))
+
+
+def test_auto_finds_a_function_with_arguments_and_jax_refuses_it():
+    env = make_any("host_envs:sized", env_kwargs={"size": 3}, max_episode_steps=9, workers="0")
+    assert isinstance(env, GymnasiumEnv)
+    with pytest.raises(ValueError, match="^'host_envs:Counter' is a gymnasium.Env, .* give --simulator gymnasium$"):
+        make("host_envs:Counter")
+
+
+def test_an_environment_that_ends_the_program_is_a_failure_in_this_process_too():
+    env = GymnasiumEnv("host_envs:Faulty", {"how": "sys.exit"}, max_episode_steps=9)
+    pool = env.lanes(2, 1, 0)
+    with pytest.raises(RuntimeError, match="failed in step: SystemExit: enough"):
+        Player(env, pool, range(2)).play()
+    pool.close()
+
+
+def test_workers_and_threads_keep_to_the_cores_that_are_given(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 6, 7}, raising=False)
+    try:
+        cores.limit_cores(2)
+        assert cores.usable_cores() == [3, 5] and registry._worker_count("auto") == 2
+        cores.limit_cores(None)
+        assert cores.usable_cores() == [3, 5, 6, 7] and registry._worker_count("auto") == 4
+    finally:
+        cores.limit_cores(None)
+    monkeypatch.setattr(registry, "os", SimpleNamespace(name="nt"))  # has no worker processes
+    assert registry._worker_count("auto") == 0

@@ -225,14 +225,16 @@ def test_an_environment_that_cannot_be_made_by_an_actor_stops_with_its_message(c
 
 
 @slow
-def test_a_failure_now_and_then_is_no_broken_environment(cluster):
-    with pool_of("host_envs:Counter", 1, 1, 1, length=2) as (_, pool):
+@pytest.mark.parametrize("length", [2, 1000])
+def test_a_failure_now_and_then_is_no_broken_environment(cluster, length):
+    """Whether the environment ends the episodes in between, or the caller after two steps."""
+    with pool_of("host_envs:Counter", 1, 1, 1, length=length) as (_, pool):
         for _ in range(6):
             assert not tick(pool, 0, [0], seed=3).lost.any()
             ray_kill(pool._actors[0])
             assert tick(pool, 0, [0]).lost.all()
             tick(pool, 0, [0], seed=3), tick(pool, 0, [0])
-            assert tick(pool, 0, [0]).terminated.all()
+            assert tick(pool, 0, [0]).terminated.all() == (length == 2)
         assert pool.faults == 6
 
 

@@ -239,7 +239,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the te
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 from polystep_rl.envs.gymnasium_env import GymnasiumEnv
-pool = GymnasiumEnv("host_envs:Faulty", {"how": "hang", "when": 1}, max_episode_steps=9, workers=3).lanes(3, 1, 0)
+pool = GymnasiumEnv("host_envs:Faulty", {"how": sys.argv[2], "when": 1}, max_episode_steps=9, workers=3).lanes(3, 1, 0)
 pool.send(0, np.arange(3), np.zeros(3, np.int32), np.zeros(3, int))
 pool.recv(0)
 pool.send(0, np.arange(2), np.zeros(2, np.int32), np.full(2, -1))  # two hang, one waits for a command
@@ -250,9 +250,10 @@ time.sleep(60)
 
 @LINUX
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_workers_die_with_their_parent(end):
+@pytest.mark.parametrize("how", ["hang", "spin"])
+def test_workers_die_with_their_parent(end, how):
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, HERE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, HERE, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as parent:
         try:
             pids = [int(pid) for pid in parent.stdout.readline().split()]
