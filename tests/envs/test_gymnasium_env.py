@@ -20,6 +20,7 @@ SIMULATORS = {
     "Pendulum-v1": ("gymnasium", 30),
     "LunarLander-v3": ("Box2D", 200),
     "BipedalWalker-v3": ("Box2D", 150),
+    "host_envs:walker": ("Box2D", 150),
     "Hopper-v5": ("mujoco", 100),
     "HalfCheetah-v5": ("mujoco", 30),
 }
@@ -195,11 +196,6 @@ def test_the_checker_finds_what_outlives_a_reset(workers):
     check_env(GymnasiumEnv("host_envs:Counter", max_episode_steps=9, workers=workers))
     with pytest.raises(ValueError, match=r"observation 0 differs .*: something outlives reset"):
         check_env(GymnasiumEnv("host_envs:Remembers", max_episode_steps=9, workers=workers))
-
-
-def test_a_world_that_is_kept_is_made_anew_in_subclasses_too():
-    pytest.importorskip("Box2D")
-    check_env(GymnasiumEnv("host_envs:walker", max_episode_steps=200))
 
 
 def test_auto_finds_a_function_with_arguments_and_jax_refuses_it():
