@@ -149,6 +149,14 @@ def _arguments(algo: str, settings: Mapping[str, Any], actions: int) -> dict[str
     return arguments
 
 
+def begin_at(model: Any, start: Params) -> None:
+    """Give a model the latents of a policy, and its target network, where it has one, the same."""
+    model.policy.network.load(start)
+    for online, target in (("actor", "actor_target"), ("q_net", "q_net_target")):
+        if hasattr(model.policy, target):
+            getattr(model.policy, target).load_state_dict(getattr(model.policy, online).state_dict())
+
+
 def _linear(start: float) -> Callable[[float], float]:
     return lambda progress_remaining: progress_remaining * start
 
@@ -231,7 +239,7 @@ def train_sb3(
         raise ValueError(f"growing input scales with {algo}: its replay buffer mixes old and new; only PPO has them")
     model = make_model(algo, env_id, spec, static, gradients, settings, seed, make_env)
     if start is not None:
-        model.policy.network.load(start)
+        begin_at(model, start)
     n_envs = model.n_envs
     if total_timesteps < n_envs or eval_freq < 1:
         raise ValueError(f"total_timesteps {total_timesteps} and eval_freq {eval_freq}: too few for {n_envs} envs")

@@ -75,8 +75,10 @@ def _die_with_parent(lifeline: int) -> None:
 
 
 def _killed_with_parent(lifeline: int) -> None:
-    """The same by the kernel (Linux), where an environment hangs in C code and never lets a thread of Python run: the end
-    of the pipe raises SIGIO, whose default is the end of this process and of whatever it has started."""
+    """The same by the kernel (Linux), where an environment hangs in C code and never lets a thread of Python run.
+
+    The end of the pipe raises SIGIO, whose default is the end of this process and of whatever it has started.
+    """
     import fcntl
 
     signal.signal(signal.SIGIO, signal.SIG_DFL)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from polystep_rl.types import Array, Info, Key, Params, Proposal, State, Strategy
+from polystep_rl.updates import check_unobserving
 
 
 class AmortisedState(NamedTuple):
@@ -39,8 +40,9 @@ def amortise(strategy: Strategy, shift: Callable[[State, Params], State], every:
         a Strategy; Info gains `reused`, the norm of what the free steps added.
 
     Raises:
-        ValueError: every below 1 or decay outside [0, 1).
+        ValueError: every below 1, decay outside [0, 1), or a strategy with observation statistics.
     """
+    check_unobserving("amortise", strategy)
     if every < 1:
         raise ValueError(f"amortise: every was {every!r}, expected at least 1")
     if not 0 <= decay < 1:

@@ -15,7 +15,7 @@ from polystep_rl.rollout import Episodes, RolloutConfig, rollout
 from polystep_rl.types import Array, Env, Evaluation, Evaluator, Key, Moments, Params, Policy, PyTree
 
 DEFAULT_MAX_BYTES = 256 * 2**20
-MAX_PAIRS = 2**31 - 1  # candidates x episodes, counted in int32
+MAX_STEPS = 2**31 - 1  # of all episodes of all candidates, counted in int32
 
 
 def use_cores(cores: int) -> None:
@@ -50,7 +50,11 @@ def finite_cost(returns: Array) -> tuple[Array, Array]:
 
 
 class Layout(NamedTuple):
-    """Where and in what portions a population is evaluated; none of it changes a result."""
+    """Where and in what portions a population is evaluated.
+
+    None of it changes a return, a length or a cost; the moments of the observations are sums in another order, and
+    differ in their last bits.
+    """
 
     rollout: RolloutConfig = RolloutConfig()
     devices: tuple[jax.Device, ...] | None = None  # None: all devices of the default backend
@@ -110,8 +114,12 @@ def device_evaluator(
         limit = jnp.asarray(horizon.at(share, env.spec.horizon), jnp.int32)
         keys = jax.random.split(key, episodes)
         n = jax.tree.leaves(candidates)[0].shape[0]
-        if n * episodes > MAX_PAIRS:
-            raise ValueError(f"{n:,} candidates x {episodes:,} episodes are too many: expected at most {MAX_PAIRS:,}")
+        longest = int(horizon.at(1.0, env.spec.horizon))
+        if n * episodes * longest > MAX_STEPS:
+            raise ValueError(
+                f"{n:,} candidates x {episodes:,} episodes of up to {longest:,} steps are too many: expected at most "
+                f"{MAX_STEPS:,} steps in all; give fewer episodes"
+            )
         shards = mesh.size if n >= mesh.size else 1
         padded = jax.tree.map(lambda x: _pad(x, shards), _Portion(candidates, jnp.ones(n, bool)))
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polystep_rl.observations import observations
+from polystep_rl.statistics import LEAST
 from polystep_rl.types import Env, HostEnv, Key, Moments
 
 INPUT_RANGE = 127 / 32  # an integer policy resolves x = (obs - offset) / scale in 1/32 within +- this many units
@@ -56,5 +57,5 @@ def observation_scale(
         with np.errstate(over="ignore", invalid="ignore"):
             offset = np.where(bounded, (low + high) / 2, offset)
             scale = np.where(bounded, (high - low) / 2 / INPUT_RANGE, scale)
-    scale = np.where(scale > 0, scale, 1.0) * unit
+    scale = np.where(scale > LEAST * (1 + np.abs(offset)), scale, 1.0) * unit
     return offset.astype(np.float32), scale.astype(np.float32)

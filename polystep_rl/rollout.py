@@ -23,7 +23,8 @@ WIDTH = 16
 
 
 class RolloutConfig(NamedTuple):
-    """How the loop is laid out; none of these changes a result."""
+    """How the loop is laid out. None of it changes a return or a length; the moments of the observations are sums in
+    another order, and differ in their last bits."""
 
     lanes: int = 320  # simulated at once on one device; a power of 2 puts the weights of a lane into one cache set
     # (rounded up to a multiple of WIDTH)
@@ -202,4 +203,4 @@ def _moments(loop: _Loop, offset: Array, collected: bool) -> Moments:
     count = loop.lengths.sum().astype(loop.returns.dtype)
     first, second = (m.sum(-1) for m in loop.lanes.moments)
     mean = first / jnp.maximum(count, 1)
-    return Moments(count, offset[:, 0] + mean, second - count * mean * mean)
+    return Moments(count, offset[:, 0] + mean, jnp.maximum(second - count * mean * mean, 0))  # rounding, below 0

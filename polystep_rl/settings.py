@@ -44,10 +44,13 @@ class SearchConfig(Settings):
     """Entropic regularisation, in units of the shaped cost."""
     epsilon_final: float | None = None
     step_radius: float = 1.0
-    """Length of the way to a vertex, in parameter units."""
+    """Length of the way to a vertex, in coordinates of the subspace. In a global block of s coordinates a length of 1
+    changes every one of D parameters by about 1 / sqrt(s), and all of them together by sqrt(D / s)."""
     step_radius_final: float | None = None
     probe_radius: float = 2.0
-    """Length of the probe beyond which a vertex is judged; probes sit at k/(K+1) of it."""
+    """Length of the probe beyond which a vertex is judged, in coordinates of the subspace; probes sit at k/(K+1) of it.
+    In a global block of s coordinates, and with one probe, a candidate differs from the centre by about
+    probe_radius / (2 sqrt(s)) in every parameter: the number to compare with an evolution strategy's sigma."""
     probe_radius_final: float | None = None
     radii_times_epsilon: bool = False
     """Multiply both radii by the current epsilon, as the paper does with constant radii."""

@@ -22,6 +22,12 @@ class TransformedState(NamedTuple):
     transform: PyTree
 
 
+def check_unobserving(name: str, strategy: Strategy) -> None:
+    """ValueError for a strategy with observation statistics: they are no step to transform, and belong outside."""
+    if strategy.observe is not Strategy._field_defaults["observe"]:
+        raise ValueError(f"{name}: the strategy observes; put `observing` around this one, not inside it")
+
+
 def transformed(
     strategy: Strategy, shift: Callable[[State, Params], State], transform: optax.GradientTransformation
 ) -> Strategy:
@@ -34,7 +40,11 @@ def transformed(
         strategy: the search.
         shift: (state of strategy, change of the parameters) -> state; `polystep.shift` for PolyStep.
         transform: the transformation, over a pytree like the parameters.
+
+    Raises:
+        ValueError: a strategy with observation statistics.
     """
+    check_unobserving("transformed", strategy)
 
     def init(key: Key, params: Params) -> TransformedState:
         inner = strategy.init(key, params)
@@ -95,8 +105,9 @@ def averaged(strategy: Strategy, decay: float) -> Strategy:
         decay: in [0, 1): average <- decay average + (1 - decay) centre, with decay min(decay, t / (t + 1)) early on.
 
     Raises:
-        ValueError: a decay outside [0, 1).
+        ValueError: a decay outside [0, 1), or a strategy with observation statistics.
     """
+    check_unobserving("averaged", strategy)
     if not 0 <= decay < 1:
         raise ValueError(f"averaged: decay was {decay!r}, expected a number in [0, 1)")
 

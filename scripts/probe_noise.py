@@ -44,7 +44,8 @@ class Args:
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder, or a policy file."""
     radii: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)
-    """Lengths of the probes, in parameter units."""
+    """Distances of the probes from the policy. A candidate of a search over D parameters with a global block of s
+    coordinates and one probe is probe_radius / 2 * sqrt(D / s) away."""
     pairs: int = 1024
     """Pairs of probes in each half, a multiple of 64."""
     step_penalty: float = 0.0

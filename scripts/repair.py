@@ -4,8 +4,8 @@
 
 Per environment and seed: PPO trains a float32 policy; `train --init` quantises it (post-training, calibrated on its own
 observations) and searches from there by returns alone; beside it, PPO with straight-through gradients goes on from the
-same quantised policy. Every return is the mean over `--episodes` fresh episodes. Runs share out the cores, and finished
-ones are kept.
+same quantised policy. Both deploy the last policy: to choose by evaluations would be further training data. Every return
+is the mean over `--episodes` fresh episodes. Runs share out the cores, and finished ones are kept.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def repair_config(env: str, precision: str, seed: int, start: Path, args: Args) 
         eval_freq=steps // 20,
         eval_episodes=32,
         stop_reward=None,
+        deploy="last",
         test_episodes=args.episodes,
     )
 
@@ -100,6 +101,7 @@ def ste_config(env: str, precision: str, seed: int, start: Path, args: Args) -> 
         total_timesteps=args.ste_steps,
         eval_freq=args.ste_steps // 20,
         eval_episodes=32,
+        deploy="last",
         test_episodes=args.episodes,
         search=dataclasses.replace(config.search, log_std_init=-2.0),
     )

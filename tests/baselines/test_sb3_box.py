@@ -201,6 +201,21 @@ def test_only_the_actor_is_deployed_and_critics_see_normalised_observations(algo
     assert policy.critic_target.features_extractor(obs).tolist() == seen.tolist()
 
 
+@pytest.mark.parametrize("algo", ["ppo", *BOX_ALGORITHMS])
+def test_target_networks_begin_at_the_given_policy(algo):
+    """Otherwise a random actor would teach the critics."""
+    spec = match("int8")
+    model = sb3.make_model(algo, "Match", spec, make_static(spec), "ste", SETTINGS[algo], 1, Match)
+    start = mlp_policy(spec).init(jax.random.key(5))
+    sb3.begin_at(model, start)
+    obs = torch.tensor(observations(50), dtype=torch.float32)
+    policy = model.policy
+    assert np.allclose(policy.network.latents()["0"]["w"], start["0"]["w"])
+    if hasattr(policy, "actor_target"):
+        assert torch.equal(policy.actor_target(obs), policy.actor(obs))
+    assert hasattr(policy, "actor_target") == (algo == "td3")
+
+
 @pytest.mark.parametrize("algo", BOX_ALGORITHMS)
 @pytest.mark.parametrize(("total", "n_envs"), [(600, 1), (599, 4), (601, 3)])
 def test_the_budget_is_kept_and_reports_come_in_time(algo, total, n_envs):

@@ -124,8 +124,11 @@ def test_no_episodes(policy: Policy) -> None:
 
 def test_too_many(policy: Policy) -> None:
     evaluator = device_evaluator(make("CartPole-v1"), policy, 2**20)
-    with pytest.raises(ValueError, match="4,096 candidates x 1,048,576 episodes are too many"):
+    with pytest.raises(ValueError, match="4,096 candidates x 1,048,576 episodes of up to 500 steps are too many"):
         jax.eval_shape(lambda p: evaluator(KEY, p, lambda x: x), population(policy, 4096))
+    evaluator = device_evaluator(make("CartPole-v1"), policy, 264)  # few enough pairs, too many steps
+    with pytest.raises(ValueError, match="16,384 candidates x 264 episodes of up to 500 steps are too many"):
+        jax.eval_shape(lambda p: evaluator(KEY, p, lambda x: x), population(policy, 16384))
 
 
 def test_nonfinite_returns_become_the_worst_finite_cost() -> None:

@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from polystep_rl import normalize
 from polystep_rl.envs import make
 from polystep_rl.normalize import INPUT_RANGE, MODES, observation_scale, random_action_moments
 from polystep_rl.observations import random_action
+from polystep_rl.types import Moments
 
 KEY = jax.random.key(0)
 
@@ -59,6 +61,14 @@ def test_unbounded_features_fall_back_to_episodes() -> None:
 def test_a_constant_feature_has_scale_one() -> None:
     offset, scale = observation_scale(make("probe/Bandit-v0"), KEY, "episodes")
     assert offset == [1.0] and scale == [1.0]
+
+
+def test_a_feature_that_varies_by_rounding_has_scale_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    mean, std = np.array([1000.0, 1000.0, 0.0]), np.array([3e-5, 0.1, 3e-5])
+    moments = Moments(np.float64(10), mean, 10 * std**2)
+    monkeypatch.setattr(normalize, "random_action_moments", lambda *_: moments)
+    _, scale = observation_scale(make("Pendulum-v1"), KEY, "episodes")
+    np.testing.assert_allclose(scale, [1.0, 0.1, 3e-5], rtol=1e-5)
 
 
 def test_unknown_mode() -> None:

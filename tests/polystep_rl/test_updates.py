@@ -8,6 +8,9 @@ import pytest
 
 from polystep_rl import polystep as ps
 from polystep_rl import subspace
+from polystep_rl.amortise import amortise
+from polystep_rl.statistics import observing
+from polystep_rl.types import Moments
 from polystep_rl.updates import averaged, transformed, within
 
 KEY = jax.random.key(0)
@@ -86,3 +89,19 @@ def test_average_deploys_the_mean_and_searches_as_before():
 def test_decay_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"expected a number in \[0, 1\)"):
         averaged(search(), 1.0)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda strategy: transformed(strategy, ps.shift, optax.identity()),
+        lambda strategy: averaged(strategy, 0.9),
+        lambda strategy: amortise(strategy, ps.shift, 2),
+    ],
+)
+def test_statistics_belong_outside(wrap):
+    """Inside, they would stay what they were, or be averaged as if they were weights."""
+    prior = Moments(np.ones(()), np.zeros(3), np.ones(3))
+    assert "input" in observing(wrap(search()), prior).params(observing(wrap(search()), prior).init(KEY, START))
+    with pytest.raises(ValueError, match="the strategy observes; put `observing` around this one"):
+        wrap(observing(search(), prior))
