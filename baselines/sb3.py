@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
@@ -113,6 +114,7 @@ def make_model(
 
     kwargs = {"network": network, **extra}
     model = ALGORITHMS[algo](POLICIES[algo], env, policy_kwargs=kwargs, seed=seed, device="cpu", **arguments)
+    model.set_logger(Logger(None, []))  # its own would leave a folder in the system's for temporary files
     if mode == "ste":
         optimizer = (model.actor if hasattr(model, "actor") else model.policy).optimizer
         optimizer.register_step_post_hook(lambda *_: model.policy.network.project())

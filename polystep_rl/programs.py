@@ -152,7 +152,7 @@ class HostPrograms:
 
     def __init__(self, strategy: Strategy, evaluate: Evaluator, evaluate_centre: Evaluator) -> None:
         self.evaluate = partial(evaluate_params, evaluate_centre)
-        self._strategy, self._evaluate = strategy, evaluate
+        self._strategy, self._evaluate, self._evaluate_centre = strategy, evaluate, evaluate_centre
         self._ask, self._tell = _host_functions(strategy)
 
     def chunk(self, keys: Streams, state: State, limits: Limits) -> tuple[State, dict[str, Any], bool]:
@@ -170,11 +170,16 @@ class HostPrograms:
             if used + last > limits.room and number > 0:
                 return state, _columns(rows), True
             state, info = self._tell(state, proposal, found.cost, found.obs_moments)
-            rows.append({**_row(jax.device_get(info), found), **_fault_count(self._evaluate), "_ran": np.bool_(True)})
+            rows.append({**_row(jax.device_get(info), found), **self._faults(), "_ran": np.bool_(True)})
             used += last
             if rows[-1]["_failed"]:
                 break
         return state, _columns(rows), False
+
+    def _faults(self) -> dict[str, Any]:
+        """Simulators that died so far, in training and in evaluations of the centre."""
+        found = sum(getattr(evaluate, "faults", 0) for evaluate in (self._evaluate, self._evaluate_centre))
+        return {"rollout/faults": np.int32(found)}
 
     def take_seconds(self) -> float:
         """Compilation is not told apart."""
@@ -190,10 +195,6 @@ def _host_functions(strategy: Strategy) -> tuple[Callable[..., Any], Callable[..
         return strategy.observe(state, moments), info
 
     return jax.jit(strategy.ask), jax.jit(tell)
-
-
-def _fault_count(evaluate: Evaluator) -> dict[str, Any]:
-    return {"rollout/faults": np.int32(getattr(evaluate, "faults", 0))}
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:

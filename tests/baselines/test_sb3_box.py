@@ -1,6 +1,7 @@
 """SAC and TD3, and environments of any make: the deployed policy is ours, it learns, and the budget is kept."""
 
 import math
+import tempfile
 
 import jax
 import numpy as np
@@ -312,3 +313,9 @@ def test_mistakes_are_one_line(change, message):
     with pytest.raises(ValueError, match=message) as error:
         train(**{"algo": "sac", **change})
     assert "\n" not in str(error.value)
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    train("ppo", steps=128)
+    assert list(tmp_path.iterdir()) == []
