@@ -35,9 +35,9 @@ from polystep_rl.envs.single import make_single
 from polystep_rl.envs.spaces import flat_observations, policy_actions
 from polystep_rl.host import SimulatorError
 from polystep_rl.policies import frozen, mlp_policy, precision, save_policy
-from polystep_rl.policies.layerwise import layerwise
+from polystep_rl.policies.quantise import quantise as fit
 from polystep_rl.rundir import RunDir
-from polystep_rl.statistics import RunningScales
+from polystep_rl.statistics import INPUT, RunningScales
 from polystep_rl.train import EVAL_COLUMNS, streams
 from polystep_rl.types import Env, HostEnv, Params, Policy, PolicySpec
 
@@ -46,12 +46,13 @@ if TYPE_CHECKING:
 
 
 def static_numbers(spec: PolicySpec) -> Static:
-    """The integers that define an int8 or binary policy, none for the others; and the quantiser of every policy."""
+    """The integers that define an int8 or binary policy, none for the others; and the quantiser of `--init`."""
 
     def quantise(params: Params, observations: np.ndarray) -> Params:
         own, layers = frozen(spec, params)  # with the input scales that the parameters carry, if any
-        found = layerwise(own._replace(precision="float32"), layers, own, observations)
-        return {**params, **found}
+        made = fit(own._replace(precision="float32"), layers, spec.precision, observations)
+        scales = {"offset": np.float32(made.spec.obs_offset), "scale": np.float32(made.spec.obs_scale)}
+        return {**made.params, INPUT: scales}
 
     if spec.precision not in precision.INTEGER_PRECISIONS:
         return Static(quantise=quantise)
