@@ -51,7 +51,8 @@ def static_numbers(spec: PolicySpec) -> Static:
     def quantise(params: Params, observations: np.ndarray) -> Params:
         own, layers = frozen(spec, params)  # with the input scales that the parameters carry, if any
         made = fit(own._replace(precision="float32"), layers, spec.precision, observations)
-        scales = {"offset": np.float32(made.spec.obs_offset), "scale": np.float32(made.spec.obs_scale)}
+        offset, scale = (np.asarray(x, np.float32) for x in (made.spec.obs_offset, made.spec.obs_scale))
+        scales = {"offset": offset, "scale": scale}
         return {**made.params, INPUT: scales}
 
     if spec.precision not in precision.INTEGER_PRECISIONS:
@@ -138,7 +139,9 @@ class _OwnErrors(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 def _flat_env(task: Task) -> gymnasium.Env[Any, Any]:
     """Gymnasium's own environment of a task, with flat observations and actions: what stable-baselines3 trains on."""
-    env = _OwnErrors(make_single(task.env, keyword_arguments(task.env_kwarg), task.wrapper, task.max_episode_steps))
+    env: gymnasium.Env[Any, Any] = _OwnErrors(
+        make_single(task.env, keyword_arguments(task.env_kwarg), task.wrapper, task.max_episode_steps)
+    )
     space, convert = policy_actions(env.action_space)
     if space != env.action_space:
         env = gymnasium.wrappers.TransformAction(env, convert, space)
