@@ -42,7 +42,8 @@ class Case(NamedTuple):
     lanes: int
     candidates: int
     episodes: int
-    bar: float
+    bar: float  # 0: for information
+    crn: bool = False  # with them EnvPool makes its lanes anew for every wave of episodes
 
 
 CASES = (
@@ -51,6 +52,9 @@ CASES = (
     Case("CartPole-v1", "envpool", 2048, 4096, 8, 0.8),
     Case("Hopper-v5", "gymnasium", 16, 64, 2, 0.85),
     Case("CartPole-v1", "gymnasium", 16, 128, 4, 0.85),
+    Case("Hopper-v5", "envpool", 256, 256, 8, 0.0, crn=True),
+    Case("HalfCheetah-v5", "envpool", 256, 256, 2, 0.0),
+    Case("HalfCheetah-v5", "envpool", 256, 256, 2, 0.0, crn=True),
 )
 
 
@@ -106,7 +110,7 @@ def _drive(step: Callable[[], tuple], lanes: int, seconds: float) -> float:
 
 def measure(case: Case, args: Args) -> dict[str, Any]:
     """One case, in turns."""
-    env = make_any(case.env, case.simulator, crn=False)  # with them, EnvPool also makes its lanes anew for every wave
+    env = make_any(case.env, case.simulator, crn=case.crn)
     assert isinstance(env, HostEnv)
     policy = make_policy(env.spec, (), "float32")
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), case.candidates))
@@ -134,15 +138,15 @@ def main(args: Args) -> None:
     setup_jax()
     load_before = os.getloadavg()
     rows = []
-    print(f"{'environment':<14} {'simulator':<10} {'lanes':>5} {'ours/s':>10} {'alone/s':>10} {'ratio':>6}  bar")
+    print(f"{'environment':<14} {'simulator':<11} {'lanes':>5} {'ours/s':>10} {'alone/s':>10} {'ratio':>6}  bar")
     for case in CASES:
         if args.only.lower() not in f"{case.env} {case.simulator}".lower():
             continue
         row = measure(case, args)
         rows.append(row)
         print(
-            f"{case.env:<14} {case.simulator:<10} {case.lanes:>5} {row['ours']:>10,.0f} {row['alone']:>10,.0f} "
-            f"{row['ratio']:>6.2f}  {case.bar} {'met' if row['met'] else 'MISSED'}",
+            f"{case.env:<14} {case.simulator + ' crn' * case.crn:<11} {case.lanes:>5} {row['ours']:>10,.0f} {row['alone']:>10,.0f} "
+            f"{row['ratio']:>6.2f}  {f'{case.bar} ' + ('met' if row['met'] else 'MISSED') if case.bar else '-'}",
             flush=True,
         )
     print(f"load average {load_before[0]:.2f} before, {os.getloadavg()[0]:.2f} after; {os.cpu_count()} cores")
