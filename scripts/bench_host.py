@@ -144,9 +144,10 @@ def main(args: Args) -> None:
             continue
         row = measure(case, args)
         rows.append(row)
+        verdict = f"{case.bar} {'met' if row['met'] else 'MISSED'}" if case.bar else "-"
         print(
-            f"{case.env:<14} {case.simulator + ' crn' * case.crn:<11} {case.lanes:>5} {row['ours']:>10,.0f} {row['alone']:>10,.0f} "
-            f"{row['ratio']:>6.2f}  {f'{case.bar} ' + ('met' if row['met'] else 'MISSED') if case.bar else '-'}",
+            f"{case.env:<14} {case.simulator + ' crn' * case.crn:<11} {case.lanes:>5} {row['ours']:>10,.0f} "
+            f"{row['alone']:>10,.0f} {row['ratio']:>6.2f}  {verdict}",
             flush=True,
         )
     print(f"load average {load_before[0]:.2f} before, {os.getloadavg()[0]:.2f} after; {os.cpu_count()} cores")

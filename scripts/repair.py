@@ -4,8 +4,8 @@
 
 Per environment and seed: PPO trains a float32 policy; `train --init` quantises it (post-training, calibrated on its own
 observations) and searches from there by returns alone; beside it, PPO with straight-through gradients goes on from the
-same quantised policy. Both deploy the last policy: to choose by evaluations would be further training data. Every return
-is the mean over `--episodes` fresh episodes. Runs share out the cores, and finished ones are kept.
+same quantised policy. Both deploy the last policy: to choose by evaluations would be further training data. Every
+return is the mean over `--episodes` fresh episodes. Runs share out the cores, and finished ones are kept.
 """
 
 from __future__ import annotations
