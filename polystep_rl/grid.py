@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class Grid:
     first_seed: int = 0
     """The first of them."""
     first_seed_for: tuple[str, ...] = ()
-    """Another first seed for some environments, as environment=seed."""
+    """Another first seed for some environments or cells, as environment=seed or environment/policy/algorithm=seed."""
     seeds_for: tuple[str, ...] = ()
     """Another number of seeds for some algorithms, as algorithm=number."""
     budget: int = 500_000
@@ -102,7 +103,7 @@ def cells(grid: Grid) -> list[Cell]:
 
 def _cells(grid: Grid) -> Iterator[Cell]:
     seeds = _numbers(grid.seeds_for, "seeds_for", grid.algos)
-    firsts = _numbers(grid.first_seed_for, "first_seed_for", grid.envs, least=0)
+    firsts = _numbers(grid.first_seed_for, "first_seed_for", _named(grid), least=0)
     budgets = _numbers(grid.budget_for, "budget_for", _tasks(grid))
     for env in grid.envs:
         for policy in grid.policies:
@@ -111,7 +112,7 @@ def _cells(grid: Grid) -> Iterator[Cell]:
                     continue
                 budget = budgets.get(f"{env}/{policy}", budgets.get(env, grid.budget))
                 config = _configure(grid, env, algo, policy, budget)
-                first = firsts.get(env, grid.first_seed)
+                first = firsts.get(f"{env}/{policy}/{algo}", firsts.get(env, grid.first_seed))
                 for seed in range(first, first + seeds.get(algo, grid.seeds)):
                     if seed > MAX_SEED:
                         raise ConfigError(f"seed was {seed}, expected at most {MAX_SEED}")
@@ -161,6 +162,12 @@ def _tasks(grid: Grid) -> tuple[str, ...]:
     return (*grid.envs, *(f"{env}/{policy}" for env in grid.envs for policy in grid.policies))
 
 
+def _named(grid: Grid) -> tuple[str, ...]:
+    """What a first seed may be given for."""
+    cells = itertools.product(grid.envs, grid.policies, grid.algos)
+    return (*grid.envs, *("/".join(cell) for cell in cells))
+
+
 def narrowed(grid: Grid, whole: Grid) -> Grid:
     """A grid that has fewer environments, algorithms or precisions than ``whole``, which it was made from, without what
     that says of those left out."""
@@ -168,10 +175,10 @@ def narrowed(grid: Grid, whole: Grid) -> Grid:
     def gone(names: Callable[[Grid], tuple[str, ...]]) -> set[str]:
         return set(names(whole)) - set(names(grid))
 
-    algos, envs = gone(lambda x: x.algos), gone(lambda x: x.envs)
+    algos = gone(lambda x: x.algos)
     changes: dict[str, Any] = {
         name: tuple(pair for pair in getattr(grid, name) if pair.rpartition("=")[0] not in left_out)
-        for name, left_out in (("seeds_for", algos), ("budget_for", gone(_tasks)), ("first_seed_for", envs))
+        for name, left_out in (("seeds_for", algos), ("budget_for", gone(_tasks)), ("first_seed_for", gone(_named)))
         if getattr(grid, name) == getattr(whole, name)  # else it was given anew, and for this grid
     }
     changes["settings"] = {algo: given for algo, given in grid.settings.items() if algo not in algos}

@@ -20,7 +20,7 @@ GRID = Grid(
     seeds=3,
     seeds_for=("ppo=2", "ppo-ste=1"),
     budget_for=("Acrobot-v1=777000", "Acrobot-v1/binary=888000"),
-    first_seed_for=("Acrobot-v1=10",),
+    first_seed_for=("Acrobot-v1=10", "Acrobot-v1/binary/ppo=20"),
     settings={"open_es": {"sigma": 0.2}},
 )
 
@@ -31,10 +31,12 @@ def test_every_cell_once() -> None:
     assert "CartPole-v1__ppo-ste-binary__0" in names and "CartPole-v1__ppo-ste-float32__0" not in names
 
 
-def test_seeds_begin_where_the_environment_says() -> None:
+def test_seeds_begin_where_the_environment_or_the_cell_says() -> None:
     for env, first in (("CartPole-v1", 0), ("Acrobot-v1", 10)):
         seeds = [cell.config.seed for cell in cells(GRID) if (cell.config.env, cell.config.algo) == (env, "polystep")]
         assert seeds == 2 * [first, first + 1, first + 2]
+    of_ppo = [c.config.seed for c in cells(GRID) if (c.config.env, c.config.algo) == ("Acrobot-v1", "ppo")]
+    assert of_ppo == [10, 11, 20, 21]  # float32, and the cell with one of its own
 
 
 @pytest.mark.parametrize(
