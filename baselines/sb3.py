@@ -152,7 +152,8 @@ def _arguments(algo: str, settings: Mapping[str, Any], actions: int) -> dict[str
 
 
 def begin_at(model: Any, start: Params) -> None:
-    """Give a model the latents of a policy, and its target network, where it has one, the same."""
+    """Give a model (of `make_model`) the latents of a policy of its specification, and its target network, where it has
+    one, the same weights."""
     model.policy.network.load(start)
     for online, target in (("actor", "actor_target"), ("q_net", "q_net_target")):
         if hasattr(model.policy, target):

@@ -37,7 +37,7 @@ def observation_scale(
         episodes: random episodes, at least 1.
 
     Returns:
-        offset (o,), scale (o,) float32; a feature that never varied has scale 1.
+        offset (o,), scale (o,) float32; a feature that varied by no more than rounding has scale 1.
 
     Raises:
         ValueError: an unknown mode, or a unit not above 0.

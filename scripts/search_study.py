@@ -14,7 +14,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,12 +50,12 @@ class Args:
     """Add the results of finished runs to this name with .json, .md and .png."""
 
 
-def configurations(study: dict[str, Any], args: Args) -> Iterator[tuple[str, TrainConfig]]:
-    """(ENVIRONMENT/VARIANT, settings but for the seed) of every chosen variant."""
+def configurations(study: dict[str, Any], only: Sequence[str] = ("*",)) -> Iterator[tuple[str, TrainConfig]]:
+    """(ENVIRONMENT/VARIANT, settings but for the seed) of every variant that one of the patterns fits."""
     for env, entry in study.items():
         for name, own in entry["variants"].items():
             label = f"{env}/{name}"
-            if not any(fnmatch.fnmatch(label, pattern) for pattern in args.only):
+            if not any(fnmatch.fnmatch(label, pattern) for pattern in only):
                 continue
             algo = own.get("algo", "polystep")
             search = {**entry["search"].get(algo, {}), **own.get("search", {})}
@@ -79,7 +79,7 @@ def line(label: str, runs: list[Run]) -> str:
 
 def main(args: Args) -> None:
     study = yaml.safe_load(args.study.read_text())
-    chosen = list(configurations(study, args))
+    chosen = list(configurations(study, args.only))
     folder = {
         (label, seed): args.out / f"{label.replace('/', '__')}__{seed}" for label, _ in chosen for seed in args.seeds
     }
@@ -111,7 +111,7 @@ def publish(study: dict[str, Any], found: dict[str, list[Run]], name: Path) -> N
             runs = found.setdefault(label, [])
             if run["seed"] not in [other["seed"] for other in runs]:
                 runs.append({key: value for key, value in run.items() if key != "variant"})
-    everything = dict(configurations(study, Args(path)))
+    everything = dict(configurations(study))
     for label, runs in found.items():
         for run in runs:
             if run["config"] != to_plain(everything[label]) | {"seed": run["seed"]}:

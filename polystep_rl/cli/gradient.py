@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -25,6 +24,7 @@ from polystep_rl.cli.simulate import (
     centre_function,
     close,
     evaluate_on_test,
+    its_own_error,
     keyword_arguments,
     make_env,
     simulator_facts,
@@ -33,7 +33,6 @@ from polystep_rl.cli.simulate import (
 from polystep_rl.config import TrainConfig, check_ranges
 from polystep_rl.envs.single import make_single
 from polystep_rl.envs.spaces import flat_observations, policy_actions
-from polystep_rl.host import SimulatorError
 from polystep_rl.policies import frozen, mlp_policy, precision, save_policy
 from polystep_rl.policies.quantise import quantise as fit
 from polystep_rl.rundir import RunDir
@@ -121,20 +120,12 @@ class _OwnErrors(gymnasium.Wrapper[Any, Any, Any, Any]):
     """What the environment raises becomes a SimulatorError of one line."""
 
     def reset(self, **kwargs: Any) -> Any:
-        with self._failing("reset"):
+        with its_own_error("reset"):
             return super().reset(**kwargs)
 
     def step(self, action: Any) -> Any:
-        with self._failing("step"):
+        with its_own_error("step"):
             return super().step(action)
-
-    @contextlib.contextmanager
-    def _failing(self, where: str) -> Iterator[None]:
-        try:
-            yield
-        except (Exception, SystemExit) as error:
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
-            raise SimulatorError(f"the environment failed in {where}: {text}") from error
 
 
 def _flat_env(task: Task) -> gymnasium.Env[Any, Any]:

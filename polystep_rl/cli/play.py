@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -64,18 +62,11 @@ def write_film(path: Path, frames: list[Any], seconds_per_frame: float, width: i
     imageio.mimwrite(path, [np.asarray(picture) for picture in pictures], fps=1 / seconds_per_frame)
 
 
-@contextlib.contextmanager
-def _its_own_error(where: str) -> Iterator[None]:
-    """What an environment raises becomes one line."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"the environment failed in {where}: {type(error).__name__}: {error}") from error
-
-
 def play_episode(env: Any, act: Any, seed: int, every: int = 0) -> tuple[float, int, list[Any]]:
-    """One episode: (return, length, frames); every = 0 renders nothing. ValueError where the environment raises."""
-    with _its_own_error("reset"):
+    """One episode: (return, length, frames); every = 0 renders nothing. SimulatorError where the environment raises."""
+    from polystep_rl.cli.simulate import its_own_error
+
+    with its_own_error("reset"):
         obs, _ = env.reset(seed=seed)
     total, length = 0.0, 0
     frames: list[Any] = []
@@ -83,7 +74,7 @@ def play_episode(env: Any, act: Any, seed: int, every: int = 0) -> tuple[float, 
         if every and length % every == 0:
             frames.append(env.render())
         action = act(obs)
-        with _its_own_error("step"):
+        with its_own_error("step"):
             obs, reward, terminated, truncated, _ = env.step(action)
         total, length = total + float(reward), length + 1
         if terminated or truncated:

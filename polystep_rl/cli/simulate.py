@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -17,12 +18,22 @@ from polystep_rl.cli import UsageError
 from polystep_rl.config import MAX_SEED, TrainConfig
 from polystep_rl.envs import make_any
 from polystep_rl.evaluate import Horizon, device_evaluator, evaluate_params
-from polystep_rl.host import host_evaluator
+from polystep_rl.host import SimulatorError, host_evaluator
 from polystep_rl.train import streams
 from polystep_rl.types import Env, Evaluation, Evaluator, HostEnv, Key, Params, Policy
 
 _WORDS = {"true": True, "false": False, "none": None}
 CALIBRATION_SEED = 0  # input scales belong to the environment, not to a run: all seeds then share one compiled program
+
+
+@contextlib.contextmanager
+def its_own_error(where: str) -> Iterator[None]:
+    """What an environment raises, or ends the program with, becomes a SimulatorError of one line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+        raise SimulatorError(f"the environment failed in {where}: {text}") from error
 
 
 class Task(NamedTuple):

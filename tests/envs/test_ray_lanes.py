@@ -185,7 +185,7 @@ def test_killed_actors_lose_nothing_once_their_episodes_are_rerun(cluster):
 
 FAULTS = {
     "raise": r"environment host_envs:Faulty failed in step: ArithmeticError: the joint is broken",
-    "sys.exit": r"SystemExit\('enough'\)",
+    "sys.exit": r"environment host_envs:Faulty failed in step: SystemExit: enough",
     "os._exit": r"the actor died: .*exit.*",
     "hang": r"no answer within 3 s",
 }

@@ -76,7 +76,7 @@ def test_killed_workers_lose_nothing_once_their_episodes_are_rerun(order):
 
 FAULTS = {
     "raise": r"environment host_envs:Faulty failed in step: ArithmeticError: the joint is broken",
-    "sys.exit": r"SystemExit\('enough'\)",
+    "sys.exit": r"environment host_envs:Faulty failed in step: SystemExit: enough",
     "os._exit": r"exited with status 3",
     "segfault": r"killed by signal 11 \(SIGSEGV\)",
     "hang": r"no answer within 3 s",
