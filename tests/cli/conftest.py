@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # `commands` is there, whatever pytest's import mode is
@@ -45,10 +46,10 @@ def cli() -> Callable[..., Outcome]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_user_cache() -> Iterator[None]:
-    """The tests' own compilation cache stays."""
+def cache() -> Iterator[None]:
+    """Programs that the tests start share the tests' own compilation cache, never the user's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POLYSTEP_RL_CACHE", "off")
+        patch.setenv("POLYSTEP_RL_CACHE", jax.config.jax_compilation_cache_dir)
         yield
 
 

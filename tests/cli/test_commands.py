@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -199,11 +198,6 @@ def test_json_has_no_nan(cli: Callable, capsys: pytest.CaptureFixture) -> None:
 
 
 # --- other processes -----------------------------------------------------------------------------------------------
-def environment() -> dict[str, str]:
-    cache = jax.config.jax_compilation_cache_dir
-    return {**os.environ, "POLYSTEP_RL_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
-
-
 SCRIPT = [str(Path(sys.executable).with_name("polystep-rl"))]
 # A process that is started in a shell's background ignores Ctrl-C, and so would its children.
 HEED_CTRL_C = [
@@ -247,9 +241,7 @@ def test_an_environment_of_the_users_own(command: list[str], tmp_path: Path) -> 
         "--cores",
         "2",
     ]
-    done = subprocess.run(
-        [*command, *argv], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([*command, *argv], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1 and printed["eval"]["mean_return"] > 0.8
@@ -269,7 +261,6 @@ def test_a_system_that_does_not_say_which_cores(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-c", script, *argv],
             cwd=tmp_path,
-            env=environment(),
             capture_output=True,
             text=True,
             timeout=300,
@@ -291,9 +282,7 @@ def test_ctrl_c_before_training(seconds: float, tmp_path: Path) -> None:
         "1000000000",
         "--json",
     ]
-    process = subprocess.Popen(
-        argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
@@ -305,7 +294,7 @@ def test_ctrl_c_saves_and_can_be_resumed(cli: Callable, tmp_path: Path) -> None:
     flags = "--total-timesteps 1000000000 --stop-reward None --eval-freq 20000 --eval-episodes 8 --test-episodes 8"
     argv = ["train", "--env", "CartPole-v1", *flags.split(), "--run-dir", str(run), "--json", "--cores", "2"]
     process = subprocess.Popen(
-        [*HEED_CTRL_C, *SCRIPT, *argv], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*HEED_CTRL_C, *SCRIPT, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 240
     while not list((run / "checkpoints").glob("*.safetensors")):
