@@ -27,6 +27,11 @@ _STATEFUL = ("NormalizeObservation", "NormalizeReward")
 _REMEMBERING = ("gymnasium.envs.box2d.bipedal_walker",)
 
 
+def described(error: BaseException) -> str:
+    """An exception in one line, as `Type: message`."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 class Recipe(NamedTuple):
     """What an environment is made from; plain values, so that a worker process can be told."""
 
@@ -130,7 +135,7 @@ class EnvSet:
                 obs[row], rewards[row], flags[row] = self._flatten(observation), reward, flag
                 counter += 1
         except (Exception, SystemExit) as error:
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+            text = described(error)[:1000]
             raise EnvFailure(f"environment {self.recipe.env_id} failed in {where}: {text}") from error
 
     def _make(self, lane: Any) -> gymnasium.Env[Any, Any]:
@@ -217,7 +222,7 @@ def _one_line(env_id: str) -> Iterator[None]:
         text = " ".join(str(error).split())
         raise ValueError(f"environment {env_id!r} cannot be made from these arguments: {text}") from error
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = described(error)
         raise ValueError(f"environment {env_id!r} cannot be made: {text}") from error
 
 
@@ -242,7 +247,7 @@ def _wrap(env: gymnasium.Env[Any, Any], text: str) -> gymnasium.Env[Any, Any]:
     try:
         wrapped = wrapper(env, **kwargs)
     except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
+        why = described(error)
         raise ValueError(f"wrapper {text!r} cannot be put on: {why}") from error
     if not isinstance(wrapped, gymnasium.Env):
         raise ValueError(f"wrapper {text!r} gave a {type(wrapped).__name__}, not a gymnasium.Env")

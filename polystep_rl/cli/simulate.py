@@ -32,8 +32,9 @@ def its_own_error(where: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
-        raise SimulatorError(f"the environment failed in {where}: {text}") from error
+        from polystep_rl.envs.single import described
+
+        raise SimulatorError(f"the environment failed in {where}: {described(error)[:1000]}") from error
 
 
 class Task(NamedTuple):
