@@ -36,7 +36,7 @@ class Grid:
     first_seed_for: tuple[str, ...] = ()
     """Another first seed for some environments or cells, as environment=seed or environment/policy/algorithm=seed."""
     seeds_for: tuple[str, ...] = ()
-    """Another number of seeds for some algorithms, as algorithm=number."""
+    """Another number of seeds for algorithms or cells, as algorithm=seeds or environment/policy/algorithm=seeds."""
     budget: int = 500_000
     """Env steps of every run: living steps of all candidates, or steps of a gradient method."""
     budget_for: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ def cells(grid: Grid) -> list[Cell]:
 
 
 def _cells(grid: Grid) -> Iterator[Cell]:
-    seeds = _numbers(grid.seeds_for, "seeds_for", grid.algos)
+    seeds = _numbers(grid.seeds_for, "seeds_for", _counted(grid))
     firsts = _numbers(grid.first_seed_for, "first_seed_for", _named(grid), least=0)
     budgets = _numbers(grid.budget_for, "budget_for", _tasks(grid))
     for env in grid.envs:
@@ -113,7 +113,8 @@ def _cells(grid: Grid) -> Iterator[Cell]:
                 budget = budgets.get(f"{env}/{policy}", budgets.get(env, grid.budget))
                 config = _configure(grid, env, algo, policy, budget)
                 first = firsts.get(f"{env}/{policy}/{algo}", firsts.get(env, grid.first_seed))
-                for seed in range(first, first + seeds.get(algo, grid.seeds)):
+                count = seeds.get(f"{env}/{policy}/{algo}", seeds.get(algo, grid.seeds))
+                for seed in range(first, first + count):
                     if seed > MAX_SEED:
                         raise ConfigError(f"seed was {seed}, expected at most {MAX_SEED}")
                     yield Cell(dataclasses.replace(config, seed=seed))
@@ -164,8 +165,17 @@ def _tasks(grid: Grid) -> tuple[str, ...]:
 
 def _named(grid: Grid) -> tuple[str, ...]:
     """What a first seed may be given for."""
-    cells = itertools.product(grid.envs, grid.policies, grid.algos)
-    return (*grid.envs, *("/".join(cell) for cell in cells))
+    return (*grid.envs, *_rows(grid))
+
+
+def _counted(grid: Grid) -> tuple[str, ...]:
+    """What a number of seeds may be given for."""
+    return (*grid.algos, *_rows(grid))
+
+
+def _rows(grid: Grid) -> tuple[str, ...]:
+    """The names of what a table has a row for."""
+    return tuple("/".join(cell) for cell in itertools.product(grid.envs, grid.policies, grid.algos))
 
 
 def narrowed(grid: Grid, whole: Grid) -> Grid:
@@ -176,9 +186,10 @@ def narrowed(grid: Grid, whole: Grid) -> Grid:
         return set(names(whole)) - set(names(grid))
 
     algos = gone(lambda x: x.algos)
+    names = {"seeds_for": _counted, "budget_for": _tasks, "first_seed_for": _named}
     changes: dict[str, Any] = {
-        name: tuple(pair for pair in getattr(grid, name) if pair.rpartition("=")[0] not in left_out)
-        for name, left_out in (("seeds_for", algos), ("budget_for", gone(_tasks)), ("first_seed_for", gone(_named)))
+        name: tuple(pair for pair in getattr(grid, name) if pair.rpartition("=")[0] not in gone(known))
+        for name, known in names.items()
         if getattr(grid, name) == getattr(whole, name)  # else it was given anew, and for this grid
     }
     changes["settings"] = {algo: given for algo, given in grid.settings.items() if algo not in algos}

@@ -18,7 +18,7 @@ GRID = Grid(
     algos=("polystep", "open_es", "ppo", "ppo-ste"),
     policies=("float32", "binary"),
     seeds=3,
-    seeds_for=("ppo=2", "ppo-ste=1"),
+    seeds_for=("ppo=2", "ppo-ste=1", "Acrobot-v1/binary/ppo=4"),
     budget_for=("Acrobot-v1=777000", "Acrobot-v1/binary=888000"),
     first_seed_for=("Acrobot-v1=10", "Acrobot-v1/binary/ppo=20"),
     settings={"open_es": {"sigma": 0.2}},
@@ -27,7 +27,7 @@ GRID = Grid(
 
 def test_every_cell_once() -> None:
     names = [cell.name for cell in cells(GRID)]
-    assert len(names) == len(set(names)) == 2 * (2 * 2 * 3 + 2 * 2 + 1)  # ppo-ste has nothing to do in float32
+    assert len(names) == len(set(names)) == 2 * (2 * 2 * 3 + 2 * 2 + 1) + 2  # ppo-ste has nothing to do in float32
     assert "CartPole-v1__ppo-ste-binary__0" in names and "CartPole-v1__ppo-ste-float32__0" not in names
 
 
@@ -36,7 +36,7 @@ def test_seeds_begin_where_the_environment_or_the_cell_says() -> None:
         seeds = [cell.config.seed for cell in cells(GRID) if (cell.config.env, cell.config.algo) == (env, "polystep")]
         assert seeds == 2 * [first, first + 1, first + 2]
     of_ppo = [c.config.seed for c in cells(GRID) if (c.config.env, c.config.algo) == ("Acrobot-v1", "ppo")]
-    assert of_ppo == [10, 11, 20, 21]  # float32, and the cell with one of its own
+    assert of_ppo == [10, 11, 20, 21, 22, 23]  # float32, and the cell with a first seed and a number of its own
 
 
 @pytest.mark.parametrize(
