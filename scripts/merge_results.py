@@ -3,11 +3,13 @@
     python scripts/merge_results.py compare/float compare/int8 --into docs/results/host_tasks
 
 A cell (environment, precision, algorithm) is taken as a whole and from the last folder that has it, what is in --into
-already coming first. A cell with fewer than `--seeds` runs is left out, which is said.
+already coming first; with `--add` it keeps the seeds that it had. A cell with fewer than `--seeds` runs is left out,
+which is said.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Annotated
 import tyro
 
 from polystep_rl import figures, results
+from polystep_rl.config import TrainConfig, from_plain
 
 
 @dataclass
@@ -28,6 +31,8 @@ class Args:
     """Where results.json, table.md and curves.png go."""
     seeds: int = 5
     """Runs that a cell must have."""
+    add: bool = False
+    """Other seeds of a cell are added to it, and do not replace it."""
 
 
 def main(args: Args) -> None:
@@ -38,7 +43,11 @@ def main(args: Args) -> None:
             if len(runs) < args.seeds:
                 print(f"{folder}: {' '.join(cell)} has {len(runs)} of {args.seeds} runs: left out", file=sys.stderr)
             else:
-                cells[cell] = runs
+                new = {run["seed"] for run in runs}
+                kept = [run for run in cells.get(cell, []) if run["seed"] not in new] if args.add else []
+                if any(settings_of(run) != settings_of(runs[0]) for run in kept):
+                    sys.exit(f"{folder}: {' '.join(cell)} was run with other settings before; merge it without --add")
+                cells[cell] = [*kept, *runs]
     document = results.document([run for cell in cells.values() for run in cell])
     runs = document["runs"]
     args.into.mkdir(parents=True, exist_ok=True)
@@ -47,6 +56,11 @@ def main(args: Args) -> None:
     drawn, _ = figures.learning_curves(runs, args.into / "curves")
     drawn.unlink()  # thousands of lines for what the page shows as PNG
     print(results.pivot(runs) + "\n" + results.shortfalls(runs), end="")
+
+
+def settings_of(run: results.Run) -> TrainConfig:
+    """The configuration of a run but for its seed; a setting that is newer than the run has its default."""
+    return dataclasses.replace(from_plain(TrainConfig, run["config"]), seed=0)
 
 
 def runs_of(folder: Path) -> list[results.Run]:

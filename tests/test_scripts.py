@@ -56,8 +56,30 @@ def test_merged_results_are_those_of_the_last_folder_that_has_all_seeds(tmp_path
     assert _merge([], tmp_path / "into")[1] == merged
 
 
-def _merge(folders: list[str], into: Path) -> tuple[str, tuple[bytes, bytes]]:
-    command = [sys.executable, str(ROOT / "scripts/merge_results.py"), *folders, "--into", str(into)]
+def test_seeds_are_added_to_a_cell_of_the_same_settings(tmp_path: Path) -> None:
+    """Halves of a cell make the whole; a run that both have comes from the later; other settings are refused."""
+    pytest.importorskip("matplotlib")
+    runs = results.load_document(ROOT / "docs/results/host_tasks/results.json")["runs"]
+    runs = [r for r in runs if (r["env"], r["algo"], r["policy"]) == ("HalfCheetah-v5", "polystep", "int8")]
+    assert len(runs) == 10
+    other = [{**run, "config": {**run["config"], "total_timesteps": 1}} for run in runs[:5]]
+    parts = {"one": runs[:5], "two": [*runs[5:], {**runs[4], "return": 0.0}], "other": other}
+    for name, members in parts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(results.dump(results.document(members)), encoding="utf-8")
+    _merge([str(tmp_path / "one")], tmp_path / "into")
+    _, merged = _merge([str(tmp_path / "two"), "--add"], tmp_path / "into")
+    found = results.load_document(tmp_path / "into" / "results.json")["runs"]
+    wanted = {run["seed"]: run["return"] for run in runs} | {runs[4]["seed"]: 0.0}
+    assert len(found) == 10 and {run["seed"]: run["return"] for run in found} == wanted
+    command = [sys.executable, str(ROOT / "scripts/merge_results.py"), str(tmp_path / "other"), "--add"]
+    refused = subprocess.run([*command, "--into", str(tmp_path / "into")], capture_output=True, text=True)
+    assert refused.returncode == 1 and "was run with other settings before" in refused.stderr
+    assert (tmp_path / "into" / "results.json").read_bytes() == merged[0]
+
+
+def _merge(arguments: list[str], into: Path) -> tuple[str, tuple[bytes, bytes]]:
+    command = [sys.executable, str(ROOT / "scripts/merge_results.py"), *arguments, "--into", str(into)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stderr, ((into / "results.json").read_bytes(), (into / "table.md").read_bytes())
