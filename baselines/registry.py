@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
 import optax
 
 from polystep_rl.baselines.eggroll import eggroll
 from polystep_rl.baselines.evosax_es import evosax_strategy
 from polystep_rl.baselines.hill_climbing import hill_climbing
-from polystep_rl.baselines.spsa import spsa
-from polystep_rl.types import Strategy
+from polystep_rl.baselines.spsa import DescentState, spsa
+from polystep_rl.types import Params, Strategy
 
 Settings = Mapping[str, Any]
 Builder = Callable[[Settings], Strategy]
@@ -82,6 +85,19 @@ def make_strategy(name: str, settings: Settings) -> Strategy:
     optimizer = None if rate is None else optax.adam(rate)
     options = dict(_option(text) for text in settings.get("options", ()))
     return evosax_strategy(name, settings["population"], settings.get("sigma"), optimizer, options)
+
+
+def shift(state: Any, change: Params) -> Any:
+    """Add a change to the centre of a strategy with an optimizer, and leave everything else as it is.
+
+    Args:
+        state: a state of open_es, ars, eggroll or spsa.
+        change: a pytree like the parameters.
+    """
+    if isinstance(state, DescentState):
+        return state._replace(centre=jax.tree.map(jnp.add, state.centre, change))
+    flat, _ = jax.flatten_util.ravel_pytree(change)  # as evosax keeps its mean
+    return state._replace(inner=state.inner.replace(mean=state.inner.mean + flat))
 
 
 def _option(text: str) -> tuple[str, float]:

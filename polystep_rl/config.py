@@ -289,6 +289,15 @@ def to_plain(config: Any) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
 
 
+def completed(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration as this version writes it: what is newer than the run has its default.
+
+    Raises:
+        ConfigError: settings that this version does not have.
+    """
+    return to_plain(from_plain(TrainConfig, plain))
+
+
 def to_yaml(config: Any) -> str:
     """A configuration as YAML text."""
     return yaml.safe_dump(to_plain(config), sort_keys=False)

@@ -107,6 +107,8 @@ class EvolutionConfig(PopulationConfig):
     """Where the learning rate goes over the schedule; none is constant."""
     schedule_generations: int = 100
     """Generations that the cosine schedules of sigma and the learning rate take."""
+    weight_limit: float | None = None
+    """Keep every weight within plus or minus this: a weight far from 0 could never change its sign again."""
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,15 @@ which is said.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from polystep_rl import figures, results
-from polystep_rl.config import TrainConfig, from_plain
+from polystep_rl.config import completed
 
 
 @dataclass
@@ -58,9 +57,9 @@ def main(args: Args) -> None:
     print(results.pivot(runs) + "\n" + results.shortfalls(runs), end="")
 
 
-def settings_of(run: results.Run) -> TrainConfig:
-    """The configuration of a run but for its seed; a setting that is newer than the run has its default."""
-    return dataclasses.replace(from_plain(TrainConfig, run["config"]), seed=0)
+def settings_of(run: results.Run) -> dict[str, Any]:
+    """The configuration of a run but for its seed."""
+    return completed(run["config"] | {"seed": 0})
 
 
 def runs_of(folder: Path) -> list[results.Run]:

@@ -24,7 +24,7 @@ import tyro
 import yaml
 
 from polystep_rl.cli.pool import Event, Job, run_jobs
-from polystep_rl.config import TrainConfig, from_plain, to_plain
+from polystep_rl.config import TrainConfig, completed, from_plain, to_plain
 from polystep_rl.results import Run, document, dump, load_document, record
 from polystep_rl.rundir import RunDirError
 from polystep_rl.stats import iqm
@@ -114,7 +114,7 @@ def publish(study: dict[str, Any], found: dict[str, list[Run]], name: Path) -> N
     everything = dict(configurations(study))
     for label, runs in found.items():
         for run in runs:
-            if run["config"] != to_plain(everything[label]) | {"seed": run["seed"]}:
+            if completed(run["config"]) != completed(to_plain(everything[label]) | {"seed": run["seed"]}):
                 sys.exit(
                     f"{label} seed {run['seed']} was run with other settings than the study has; give it a new name"
                 )

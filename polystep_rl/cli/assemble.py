@@ -26,11 +26,11 @@ from polystep_rl.policies import make_policy, mlp_policy
 from polystep_rl.policies.io import SavedPolicy, load_policy
 from polystep_rl.racing import racing
 from polystep_rl.rundir import finite
-from polystep_rl.settings import SETTINGS, SearchConfig
+from polystep_rl.settings import SETTINGS, EvolutionConfig, SearchConfig
 from polystep_rl.statistics import observing
 from polystep_rl.train import Streams, streams
 from polystep_rl.types import Env, Evaluator, HostEnv, Moments, Params, Policy, Strategy
-from polystep_rl.updates import averaged
+from polystep_rl.updates import averaged, transformed, within
 
 POLICY, BEST_POLICY = "policy", "best_policy"
 CACHE_VARIABLE = "POLYSTEP_RL_CACHE"  # a folder, or "off"
@@ -144,7 +144,7 @@ def make_algorithm(config: TrainConfig) -> Strategy:
         return build_strategy(config.search)
     try:
         from polystep_rl.baselines.evosax_es import REFUSED, class_names
-        from polystep_rl.baselines.registry import make_strategy
+        from polystep_rl.baselines.registry import make_strategy, shift
 
         if config.algo not in SETTINGS and config.algo not in REFUSED:
             known = [*SETTINGS, *class_names()]
@@ -153,6 +153,8 @@ def make_algorithm(config: TrainConfig) -> Strategy:
                 hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(SETTINGS)}"
                 raise UsageError(f"unknown algorithm {config.algo!r}: {hint} (or the class name of one of evosax's)")
         strategy = make_strategy(config.algo, dataclasses.asdict(config.search))
+        if isinstance(config.search, EvolutionConfig) and config.search.weight_limit is not None:
+            strategy = transformed(strategy, shift, within(config.search.weight_limit))
         averaging = getattr(config.search, "averaging")  # noqa: B009
         return averaged(strategy, averaging) if averaging > 0 else strategy
     except ModuleNotFoundError as error:

@@ -24,7 +24,7 @@ from polystep_rl.checkpoint import write_atomic
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
 from polystep_rl.cli.pool import Event, Job, run_jobs
-from polystep_rl.config import ConfigError, to_plain
+from polystep_rl.config import ConfigError, completed, to_plain
 from polystep_rl.grid import Cell, Grid, cells, load_grid, narrowed
 from polystep_rl.rundir import RunDir, RunDirError, finite
 from polystep_rl.sysinfo import system_info
@@ -83,9 +83,13 @@ def finished(folder: Path, cell: Cell) -> bool:
     if not (folder / "DONE").exists():
         return False
     run = RunDir.open(folder, finished_ok=True)
-    wanted = json.loads(json.dumps(to_plain(cell.config)))
-    if run.config != wanted:
-        other = [name for name in wanted if run.config.get(name) != wanted[name]]
+    wanted = completed(to_plain(cell.config))
+    try:
+        had = completed(run.config)
+    except ConfigError:
+        had = dict(run.config)
+    if had != wanted:
+        other = [name for name in wanted if had.get(name) != wanted[name]]
         raise RunDirError(
             f"{folder}: was run with other settings ({', '.join(other)}); choose another --out, or remove that folder"
         )

@@ -18,7 +18,7 @@ from polystep_rl.baselines.registry import STRATEGIES, make_strategy
 from polystep_rl.build import build_strategy
 from polystep_rl.cli.assemble import make_algorithm
 from polystep_rl.config import TrainConfig
-from polystep_rl.settings import GRADIENT, SETTINGS, SearchConfig, settings_class
+from polystep_rl.settings import GRADIENT, SETTINGS, EvolutionConfig, SearchConfig, settings_class
 from polystep_rl.types import Array, Info, Key, Params, State, Strategy
 
 START = {"0": {"w": jnp.ones((4, 3)), "b": jnp.ones(4)}, "1": {"w": -jnp.ones((2, 4)), "b": jnp.ones(2)}}
@@ -157,3 +157,23 @@ def test_averaging_deploys_the_mean_of_the_centres(name: str) -> None:
             found.append(jax.flatten_util.ravel_pytree(strategy.params(state))[0])
     np.testing.assert_allclose(means[-1], np.mean(centres, axis=0), atol=1e-5)
     assert not np.allclose(means[-1], centres[-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if issubclass(settings_class(name), EvolutionConfig)])
+def test_weights_are_kept_within_a_limit_and_nothing_else(name: str) -> None:
+    """The first step is the plain one cut at the limit, where biases go on as they would; later ones stay inside."""
+    centres: dict[float | None, list[Params]] = {}
+    for limit in (None, 0.9, 1e6):
+        settings = dataclasses.replace(settings_class(name)(), weight_limit=limit)
+        strategy = make_algorithm(TrainConfig(algo=name, search=settings))
+        state, step = strategy.init(jax.random.key(0), START), jax.jit(generation(strategy))
+        for number in range(30):
+            state, _ = step(jax.random.key(number), state)
+            centres.setdefault(limit, []).append(strategy.params(state))
+    for layer in START:
+        plain, cut, wide = (centres[limit][0][layer] for limit in (None, 0.9, 1e6))
+        assert np.abs(plain["w"]).max() > 0.9
+        np.testing.assert_allclose(cut["w"], np.clip(plain["w"], -0.9, 0.9), atol=1e-6)
+        np.testing.assert_allclose(cut["b"], plain["b"], atol=1e-6)
+        np.testing.assert_allclose(wide["w"], plain["w"], atol=1e-6)
+        assert all(np.abs(centre[layer]["w"]).max() <= 0.9 + 1e-6 for centre in centres[0.9])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("evosax")
 
@@ -100,6 +102,18 @@ def test_finished_cells_of_other_settings_are_not_mixed_in(whole: Path, cli: Cal
     outcome = cli("compare", *FLAGS, "--out", whole, "--budget", 2 * BUDGET)
     assert outcome.code == 1 and "was run with other settings (total_timesteps" in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_finished_cells_of_an_older_version_are_kept(whole: Path, tmp_path: Path, cli: Callable) -> None:
+    """A setting that is newer than a run had its default there."""
+    shutil.copytree(whole, tmp_path / "older")
+    for file in tmp_path.glob("older/runs/*/config.yaml"):
+        values = yaml.safe_load(file.read_text())
+        values["search"].pop("averaging")
+        values.pop("step_penalty")
+        file.write_text(yaml.safe_dump(values) + "...\n")
+    outcome = cli("compare", *FLAGS, "--out", tmp_path / "older")
+    assert outcome.code == 0 and "6 runs, 6 of them finished before" in outcome.out
 
 
 def test_killed_at_any_moment_it_goes_on(whole: Path, tmp_path: Path) -> None:
