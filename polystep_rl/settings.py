@@ -220,8 +220,8 @@ class DQNConfig(Settings):
 
 
 @dataclass(frozen=True)
-class SACConfig(Settings):
-    """Soft actor-critic (Box actions), by stable-baselines3; its names and meanings."""
+class OffPolicyBoxConfig(Settings):
+    """What SAC and TD3 share."""
 
     n_envs: int = 1
     """Environments stepped side by side."""
@@ -238,41 +238,29 @@ class SACConfig(Settings):
     gamma: float = 0.99
     """Discount."""
     tau: float = 0.005
-    """Step of the target critics towards the critics."""
+    """Step of the target networks towards their networks."""
     train_freq: int = 1
     """Env steps (of every environment) between rounds of updates."""
     gradient_steps: int = 1
     """Updates in a round."""
-    ent_coef: float | None = None
-    """Weight of the entropy; none adapts it to an entropy of minus the number of action dimensions."""
     critic: tuple[int, ...] = (256, 256)
     """Units of the hidden layers of the critics, which are not deployed."""
 
 
 @dataclass(frozen=True)
-class TD3Config(Settings):
+class SACConfig(OffPolicyBoxConfig):
+    """Soft actor-critic (Box actions), by stable-baselines3; its names and meanings."""
+
+    ent_coef: float | None = None
+    """Weight of the entropy; none adapts it to an entropy of minus the number of action dimensions."""
+
+
+@dataclass(frozen=True)
+class TD3Config(OffPolicyBoxConfig):
     """Twin delayed DDPG (Box actions), by stable-baselines3; its names and meanings."""
 
-    n_envs: int = 1
-    """Environments stepped side by side."""
     learning_rate: float = 0.001
     """Adam's step."""
-    linear_decay: bool = False
-    """Bring the learning rate to 0 over the budget."""
-    batch_size: int = 256
-    """Transitions in a minibatch."""
-    buffer_size: int = 300_000
-    """Transitions in the replay buffer."""
-    learning_starts: int = 1000
-    """Env steps of random actions before the first update."""
-    gamma: float = 0.99
-    """Discount."""
-    tau: float = 0.005
-    """Step of the targets towards their networks."""
-    train_freq: int = 1
-    """Env steps (of every environment) between rounds of updates."""
-    gradient_steps: int = 1
-    """Updates in a round."""
     action_noise: float = 0.1
     """Standard deviation of exploration, in units of half the action's range."""
     policy_delay: int = 2
@@ -281,8 +269,6 @@ class TD3Config(Settings):
     """Standard deviation of the noise on the target's actions, in the same units."""
     target_noise_clip: float = 0.5
     """Where that noise is cut."""
-    critic: tuple[int, ...] = (256, 256)
-    """Units of the hidden layers of the critics, which are not deployed."""
 
 
 # Algorithms by name. Any other name is taken for a class of evosax.
