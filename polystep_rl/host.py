@@ -9,7 +9,6 @@ simulators that died on the way, whose episodes are run again.
 from __future__ import annotations
 
 import functools
-from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,16 +18,12 @@ import numpy as np
 from jax.tree_util import Partial
 
 from polystep_rl.evaluate import DEFAULT_MAX_BYTES, Horizon, check_episodes, chunk_size
+from polystep_rl.ledger import Ledger, SimulatorError
 from polystep_rl.rollout import WIDTH
 from polystep_rl.statistics import merge
-from polystep_rl.types import Array, Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
+from polystep_rl.types import Array, Evaluation, HostEnv, Key, Lanes, Params, Policy, PyTree
 
 MAX_SEED = 2**31 - 1
-MAX_LOSSES = 5  # of one episode
-
-
-class SimulatorError(RuntimeError):
-    """The simulators of an environment cannot go on. One line saying why."""
 
 
 class HostLayout(NamedTuple):
@@ -71,48 +66,9 @@ class _Group:
         self.pair = np.full(width, -1)  # candidate * r + episode; -1 where the lane has no work
         self.fresh = np.zeros(width, bool)  # the next tick is a reset
         self.obs = np.zeros((-(-width // WIDTH) * WIDTH, obs_size), np.float32)  # padded: see WIDTH
-        self.candidate = np.zeros(len(self.obs), np.int32)
+        self.candidate = np.full(len(self.obs), -1, np.int32)  # whose weights a lane has; -1: nobody's yet
         self.weights: PyTree | None = None
         self.sent = np.zeros(0, int)  # lanes that are under way
-
-
-class _Ledger:
-    """What pairs have returned so far, and which of them are to do."""
-
-    def __init__(self, pairs: int, obs_size: int, offset: np.ndarray, collect: bool) -> None:
-        self.returns = np.zeros(pairs)
-        self.lengths = np.zeros(pairs, np.int32)
-        self.sums = np.zeros((2, pairs if collect else 0, obs_size))  # of x and x * x, x = obs - offset
-        self.offset, self.collect = offset, collect
-        self.todo = deque(range(pairs))
-        self.losses: Counter[int] = Counter()
-
-    def saw(self, pair: np.ndarray, obs: np.ndarray) -> None:
-        """Observations (k, o) that a policy acts on."""
-        if self.collect:
-            x = obs.astype(np.float64) - self.offset
-            self.sums[0, pair] += x
-            self.sums[1, pair] += x * x
-
-    def again(self, pair: int, why: str) -> None:
-        """Forget an episode that was lost and do it once more; SimulatorError if that happens over and over."""
-        self.losses[pair] += 1
-        if self.losses[pair] >= MAX_LOSSES:
-            raise SimulatorError(f"an episode was lost {MAX_LOSSES} times in a row: {why}")
-        self.returns[pair] = self.lengths[pair] = 0
-        if self.collect:
-            self.sums[:, pair] = 0
-        self.todo.appendleft(pair)
-
-    def moments(self) -> Moments:
-        """Summed in the order of the pairs."""
-        size = self.offset.shape[0]
-        if not self.collect:
-            return _as_moments(np.zeros(()), np.zeros(size), np.zeros(size))
-        count = float(self.lengths.sum())
-        first, second = self.sums.sum(axis=1)
-        mean = first / max(count, 1)
-        return _as_moments(np.asarray(count), self.offset + mean, np.maximum(second - count * mean * mean, 0))
 
 
 class HostEvaluator:
@@ -209,11 +165,11 @@ class HostEvaluator:
             self._lanes = asked(self.env.lanes, width, groups, self.seed)
         return self._lanes
 
-    def _roll_out(self, forward: _Forward, deployed: PyTree, seeds: np.ndarray) -> _Ledger:
+    def _roll_out(self, forward: _Forward, deployed: PyTree, seeds: np.ndarray) -> Ledger:
         n = jax.tree.leaves(deployed)[0].shape[0]
         lanes = self._pool(n * self.episodes)
         offset = np.asarray(self.policy.spec.obs_offset, np.float64)
-        ledger = _Ledger(n * self.episodes, len(offset), offset, self.collect_moments)
+        ledger = Ledger(n, self.episodes, offset, self.collect_moments)
         groups = [_Group(lanes.width, len(offset)) for _ in range(lanes.groups)]
         for index, group in enumerate(groups):
             self._send(lanes, index, group, ledger, forward, deployed, seeds)
@@ -224,7 +180,7 @@ class HostEvaluator:
                     self._send(lanes, index, group, ledger, forward, deployed, seeds)
         return ledger
 
-    def _receive(self, lanes: Lanes, index: int, group: _Group, ledger: _Ledger) -> None:
+    def _receive(self, lanes: Lanes, index: int, group: _Group, ledger: Ledger) -> None:
         ticks = asked(lanes.recv, index)
         sent = group.sent
         group.obs[sent] = ticks.obs
@@ -247,22 +203,24 @@ class HostEvaluator:
         lanes: Lanes,
         index: int,
         group: _Group,
-        ledger: _Ledger,
+        ledger: Ledger,
         forward: _Forward,
         deployed: PyTree,
         seeds: np.ndarray,
     ) -> None:
-        idle = np.flatnonzero(group.pair < 0)[: len(ledger.todo)]
-        refill = idle.size > 0 and not (lanes.together and (group.pair >= 0).any())
-        if refill:
-            group.pair[idle] = [ledger.todo.popleft() for _ in idle]
+        idle = np.flatnonzero(group.pair < 0)[: ledger.left]
+        changed = False
+        if idle.size > 0 and not (lanes.together and (group.pair >= 0).any()):
+            group.pair[idle] = [ledger.begin(candidate) for candidate in group.candidate[idle].tolist()]
             group.fresh[idle] = True
-            group.candidate[idle] = group.pair[idle] // self.episodes
+            candidates = group.pair[idle] // self.episodes
+            changed = bool((candidates != group.candidate[idle]).any())
+            group.candidate[idle] = candidates
         group.sent = sent = np.flatnonzero(group.pair >= 0)
         if not sent.size:
             return
         fresh, pair = group.fresh[sent], group.pair[sent]
-        if refill:
+        if changed:
             group.weights, actions = forward.gather_and_act(deployed, group.candidate, group.obs)
         else:
             actions = forward.act(group.weights, group.obs)
@@ -277,10 +235,6 @@ def asked(call: Callable[..., Any], *args: Any) -> Any:
         return call(*args)
     except RuntimeError as error:
         raise SimulatorError(str(error)) from error
-
-
-def _as_moments(*parts: Any) -> Moments:
-    return Moments(*parts)
 
 
 def _finite_cost(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import pytest
 
 from polystep_rl.evaluate import Horizon
 from polystep_rl.host import HostLayout, SimulatorError, host_evaluator
+from polystep_rl.ledger import Ledger
 from polystep_rl.policies import make_policy
 from polystep_rl.statistics import merge
 from polystep_rl.types import Moments
@@ -193,3 +194,31 @@ def test_moments_merge_in_any_split():
     empty = Moments(np.float32(0), np.zeros(4), np.zeros(4))
     for a, b in zip(merge(empty, whole), whole, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_lanes_stay_with_their_candidate_and_every_pair_is_done_once(seed):
+    n, r, width = 6, 4, 4
+    rng = np.random.default_rng(seed)
+    ledger = Ledger(n, r, np.zeros(1), False)
+    at, busy, done = [-1] * width, {}, []
+    while ledger.left or busy:
+        lane = int(rng.integers(width))
+        if lane in busy:  # its episode ends, or is lost once
+            pair = busy.pop(lane)
+            if pair in done or rng.random() < 0.8 or ledger.losses[pair]:
+                done.append(pair)
+            else:
+                ledger.again(pair, "lost")
+        elif ledger.left:
+            has_more = at[lane] >= 0 and bool(ledger.todo[at[lane]])
+            pair = ledger.begin(at[lane])
+            assert pair // r == at[lane] or not has_more
+            at[lane] = pair // r
+            busy[lane] = pair
+    assert sorted(done) == list(range(n * r))
+
+
+def test_the_first_lanes_take_different_candidates():
+    ledger = Ledger(5, 3, np.zeros(1), False)
+    assert [ledger.begin(-1) // 3 for _ in range(5)] == list(range(5))

@@ -1,0 +1,75 @@
+"""Which (candidate, episode) pairs of a generation are to do, and what those that were begun have returned."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Any
+
+import numpy as np
+
+from polystep_rl.types import Moments
+
+MAX_LOSSES = 5  # of one episode
+
+
+class SimulatorError(RuntimeError):
+    """The simulators of an environment cannot go on. One line saying why."""
+
+
+class Ledger:
+    """What pairs have returned so far, and which of them are to do."""
+
+    def __init__(self, n: int, episodes: int, offset: np.ndarray, collect: bool) -> None:
+        pairs, obs_size = n * episodes, len(offset)
+        self.returns = np.zeros(pairs)
+        self.lengths = np.zeros(pairs, np.int32)
+        self.sums = np.zeros((2, pairs if collect else 0, obs_size))  # of x and x * x, x = obs - offset
+        self.offset, self.collect, self.episodes = offset, collect, episodes
+        self.left = pairs  # that nobody has begun
+        self.todo = [deque(range(c * episodes, (c + 1) * episodes)) for c in range(n)]
+        self.turn = deque(range(n))  # candidates, those that nobody has begun first
+        self.losses: Counter[int] = Counter()
+
+    def begin(self, candidate: int) -> int:
+        """A pair to do: of this candidate where one is left, so that its lane keeps the weights it has."""
+        self.left -= 1
+        if candidate >= 0 and self.todo[candidate]:
+            return self.todo[candidate].popleft()
+        while not self.todo[self.turn[0]]:
+            self.turn.popleft()
+        self.turn.rotate(-1)
+        return self.todo[self.turn[-1]].popleft()
+
+    def saw(self, pair: np.ndarray, obs: np.ndarray) -> None:
+        """Observations (k, o) that a policy acts on."""
+        if self.collect:
+            x = obs.astype(np.float64) - self.offset
+            self.sums[0, pair] += x
+            self.sums[1, pair] += x * x
+
+    def again(self, pair: int, why: str) -> None:
+        """Forget an episode that was lost and do it once more; SimulatorError if that happens over and over."""
+        self.losses[pair] += 1
+        if self.losses[pair] >= MAX_LOSSES:
+            raise SimulatorError(f"an episode was lost {MAX_LOSSES} times in a row: {why}")
+        self.returns[pair] = self.lengths[pair] = 0
+        if self.collect:
+            self.sums[:, pair] = 0
+        self.left += 1
+        candidate = pair // self.episodes
+        self.todo[candidate].appendleft(pair)
+        self.turn.appendleft(candidate)
+
+    def moments(self) -> Moments:
+        """Summed in the order of the pairs."""
+        size = self.offset.shape[0]
+        if not self.collect:
+            return _as_moments(np.zeros(()), np.zeros(size), np.zeros(size))
+        count = float(self.lengths.sum())
+        first, second = self.sums.sum(axis=1)
+        mean = first / max(count, 1)
+        return _as_moments(np.asarray(count), self.offset + mean, np.maximum(second - count * mean * mean, 0))
+
+
+def _as_moments(*parts: Any) -> Moments:
+    return Moments(*parts)
