@@ -211,7 +211,7 @@ class HostEvaluator:
         idle = np.flatnonzero(group.pair < 0)[: ledger.left]
         changed = False
         if idle.size > 0 and not (lanes.together and (group.pair >= 0).any()):
-            group.pair[idle] = [ledger.begin(candidate) for candidate in group.candidate[idle].tolist()]
+            group.pair[idle] = ledger.begin(group.candidate[idle].tolist())
             group.fresh[idle] = True
             candidates = group.pair[idle] // self.episodes
             changed = bool((candidates != group.candidate[idle]).any())

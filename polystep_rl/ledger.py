@@ -26,19 +26,24 @@ class Ledger:
         self.sums = np.zeros((2, pairs if collect else 0, obs_size))  # of x and x * x, x = obs - offset
         self.offset, self.collect, self.episodes = offset, collect, episodes
         self.left = pairs  # that nobody has begun
-        self.todo = [deque(range(c * episodes, (c + 1) * episodes)) for c in range(n)]
+        self.todo = [list(range((c + 1) * episodes - 1, c * episodes - 1, -1)) for c in range(n)]
+        self.todo.append([])  # of candidate -1, which is nobody's
         self.turn = deque(range(n))  # candidates, those that nobody has begun first
         self.losses: Counter[int] = Counter()
 
-    def begin(self, candidate: int) -> int:
-        """A pair to do: of this candidate where one is left, so that its lane keeps the weights it has."""
-        self.left -= 1
-        if candidate >= 0 and self.todo[candidate]:
-            return self.todo[candidate].popleft()
-        while not self.todo[self.turn[0]]:
-            self.turn.popleft()
-        self.turn.rotate(-1)
-        return self.todo[self.turn[-1]].popleft()
+    def begin(self, candidates: list[int]) -> list[int]:
+        """Pairs to do, at most ``left``: of these candidates where they have any, so that lanes keep their weights."""
+        todo, turn, found = self.todo, self.turn, []
+        for candidate in candidates:
+            own = todo[candidate]
+            if not own:
+                while not todo[turn[0]]:
+                    turn.popleft()
+                own = todo[turn[0]]
+                turn.rotate(-1)
+            found.append(own.pop())
+        self.left -= len(found)
+        return found
 
     def saw(self, pair: np.ndarray, obs: np.ndarray) -> None:
         """Observations (k, o) that a policy acts on."""
@@ -57,7 +62,7 @@ class Ledger:
             self.sums[:, pair] = 0
         self.left += 1
         candidate = pair // self.episodes
-        self.todo[candidate].appendleft(pair)
+        self.todo[candidate].append(pair)
         self.turn.appendleft(candidate)
 
     def moments(self) -> Moments:

@@ -211,8 +211,8 @@ def test_lanes_stay_with_their_candidate_and_every_pair_is_done_once(seed):
             else:
                 ledger.again(pair, "lost")
         elif ledger.left:
-            has_more = at[lane] >= 0 and bool(ledger.todo[at[lane]])
-            pair = ledger.begin(at[lane])
+            has_more = bool(ledger.todo[at[lane]])
+            (pair,) = ledger.begin([at[lane]])
             assert pair // r == at[lane] or not has_more
             at[lane] = pair // r
             busy[lane] = pair
@@ -221,4 +221,4 @@ def test_lanes_stay_with_their_candidate_and_every_pair_is_done_once(seed):
 
 def test_the_first_lanes_take_different_candidates():
     ledger = Ledger(5, 3, np.zeros(1), False)
-    assert [ledger.begin(-1) // 3 for _ in range(5)] == list(range(5))
+    assert [pair // 3 for pair in ledger.begin([-1] * 5)] == list(range(5))
