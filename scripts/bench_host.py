@@ -49,7 +49,7 @@ class Case(NamedTuple):
 CASES = (
     Case("Hopper-v5", "envpool", 256, 256, 8, 0.9),
     Case("Humanoid-v5", "envpool", 128, 128, 8, 0.9),
-    Case("CartPole-v1", "envpool", 2048, 4096, 8, 0.8),
+    Case("CartPole-v1", "envpool", 4096, 4096, 8, 0.8),
     Case("Hopper-v5", "gymnasium", 16, 64, 2, 0.85),
     Case("CartPole-v1", "gymnasium", 16, 128, 4, 0.85),
     Case("Hopper-v5", "envpool", 256, 256, 8, 0.0, crn=True),
@@ -72,10 +72,15 @@ class Args:
     """Part of a name, such as Hopper or envpool."""
 
 
+def as_they_are(candidates: Params) -> Params:
+    """The decoding of candidates that are parameters: one function, so that it is compiled once."""
+    return candidates
+
+
 def evaluation_rate(evaluator: HostEvaluator, params: Params, turn: int) -> float:
     """Living steps per second of one evaluation of a population."""
     began = time.perf_counter()
-    found = evaluator(jax.random.key(turn), params, lambda x: x)
+    found = evaluator(jax.random.key(turn), params, as_they_are)
     return float(found.env_steps) / (time.perf_counter() - began)
 
 
