@@ -49,7 +49,7 @@ class Case(NamedTuple):
 CASES = (
     Case("Hopper-v5", "envpool", 256, 256, 8, 0.9),
     Case("Humanoid-v5", "envpool", 128, 128, 8, 0.9),
-    Case("CartPole-v1", "envpool", 4096, 4096, 8, 0.8),
+    Case("CartPole-v1", "envpool", 2048, 4096, 8, 0.8),
     Case("Hopper-v5", "gymnasium", 16, 64, 2, 0.85),
     Case("CartPole-v1", "gymnasium", 16, 128, 4, 0.85),
     Case("Hopper-v5", "envpool", 256, 256, 8, 0.0, crn=True),
