@@ -17,7 +17,14 @@ class SimulatorError(RuntimeError):
 
 
 class Ledger:
-    """What pairs have returned so far, and which of them are to do."""
+    """What pairs have returned so far, and which of them are to do; pair p is episode p % r of candidate p // r.
+
+    Args:
+        n: candidates.
+        episodes: r, of each candidate.
+        offset: (o,), subtracted from observations before they are summed, which keeps the sums small.
+        collect: whether observations are summed at all.
+    """
 
     def __init__(self, n: int, episodes: int, offset: np.ndarray, collect: bool) -> None:
         pairs, obs_size = n * episodes, len(offset)
@@ -32,7 +39,10 @@ class Ledger:
         self.losses: Counter[int] = Counter()
 
     def begin(self, candidates: list[int]) -> list[int]:
-        """Pairs to do, at most ``left``: of these candidates where they have any, so that lanes keep their weights."""
+        """A pair to do for each of some lanes (at most ``left``), given the candidates that they had (-1: none yet).
+
+        A lane goes on with its own candidate while that has pairs to do, so that its weights stay; others take turns.
+        """
         todo, turn, found = self.todo, self.turn, []
         for candidate in candidates:
             own = todo[candidate]
