@@ -167,7 +167,8 @@ class EnvPoolLanes:
     def _make(self, lanes: int, **seeds: Any) -> Any:
         import envpool
 
-        threads = min(lanes, len(usable_cores()))
+        # Groups share the cores: threads beyond them only contend, which CartPole shows most (scripts/bench_host.py).
+        threads = min(lanes, -(-len(usable_cores()) // self.groups))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries that it imports
             return envpool.make(
