@@ -224,7 +224,7 @@ class HostEvaluator:
             group.weights, actions = forward.gather_and_act(deployed, group.candidate, group.obs)
         else:
             actions = forward.act(group.weights, group.obs)
-        if self.collect_moments:
+        if ledger.collect:
             ledger.saw(pair[~fresh], group.obs[sent[~fresh]])  # while the policy acts
         begin = np.where(fresh, seeds[pair % self.episodes], -1)
         asked(lanes.send, index, sent, np.asarray(actions)[sent], begin)

@@ -56,11 +56,10 @@ class Ledger:
         return found
 
     def saw(self, pair: np.ndarray, obs: np.ndarray) -> None:
-        """Observations (k, o) that a policy acts on."""
-        if self.collect:
-            x = obs.astype(np.float64) - self.offset
-            self.sums[0, pair] += x
-            self.sums[1, pair] += x * x
+        """Observations (k, o) that a policy acts on. Only where they are collected."""
+        x = obs.astype(np.float64) - self.offset
+        self.sums[0, pair] += x
+        self.sums[1, pair] += x * x
 
     def again(self, pair: int, why: str) -> None:
         """Forget an episode that was lost and do it once more; SimulatorError if that happens over and over."""

@@ -5,9 +5,9 @@
 Two simulators are driven in turns, several times, by `host_evaluator` with a population of linear policies, and by
 their own vector interface with constant actions: EnvPool with as many lanes and one thread per core, and for
 Gymnasium's worker processes `gymnasium.vector.AsyncVectorEnv` with as many lanes. Both sides count living steps only (a
-reset is no step) and reset on their own. A turn's ratio is that of two neighbouring measurements; the median of the
-turns counts. For information EnvPool is also driven as `host_evaluator` drives it: two pools in turns, which share the
-threads, and which are faster than one where steps are cheap.
+reset is no step) and reset on their own. A turn's ratio is that of ours to the mean of the simulator's own speed right
+before and right after; the median of the turns counts. For information EnvPool is also driven as `host_evaluator`
+drives it: two pools in turns, which share the threads, and which are faster than one where steps are cheap.
 """
 
 from __future__ import annotations
@@ -143,10 +143,11 @@ def measure(case: Case, args: Args) -> dict[str, Any]:
         evaluation_rate(evaluator, params, 0)  # compiles
         alone()
         for turn in range(1, args.turns + 1):
-            rates["ours"].append(evaluation_rate(evaluator, params, turn))
-            rates["alone"].append(alone())
             if in_turns:
                 rates["alone_in_turns"].append(in_turns())
+            before = alone()
+            rates["ours"].append(evaluation_rate(evaluator, params, turn))
+            rates["alone"].append((before + alone()) / 2)
     ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["alone"], strict=True)]
     ratio = statistics.median(ratios)
     medians = {name: statistics.median(values) for name, values in rates.items() if values}
