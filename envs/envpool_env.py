@@ -18,9 +18,12 @@ import numpy as np
 from gymnasium import spaces
 
 from polystep_rl.envs.cores import usable_cores
+from polystep_rl.envs.locomotion import PRIVILEGED
+from polystep_rl.envs.playground_models import ROBOTS, tree_without_visuals
 from polystep_rl.types import EnvSpec, Ticks
 
 MAX_SEED = 2**31 - 1
+PLAYGROUND = "MuJoCoPlayground/"  # a second name of every task that comes from there
 OURS = ("num_envs", "batch_size", "num_threads", "seed", "env_seed")  # options that the pool of lanes sets itself
 
 
@@ -32,6 +35,12 @@ def envpool_ids() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(envpool.list_all_envs())
+
+
+def envpool_id(env_id: str) -> str:
+    """EnvPool's id of a task: Playground's own names, which have no version, mean its first."""
+    versioned = f"{env_id}-v1"
+    return versioned if PLAYGROUND + versioned in envpool_ids() else env_id
 
 
 def _leaves(space: spaces.Space) -> list[tuple[tuple[str, ...], spaces.Box]]:
@@ -83,14 +92,15 @@ class EnvPoolEnv:
             raise ValueError(
                 "EnvPool is not installed: pip install 'polystep-rl[envpool]', or give --simulator gymnasium"
             )
-        if env_id not in envpool_ids():
+        self._id = envpool_id(env_id)
+        if self._id not in envpool_ids():
             close = difflib.get_close_matches(env_id, envpool_ids(), n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else "give --simulator gymnasium"
             raise ValueError(f"EnvPool has no environment {env_id!r}: {hint}")
         self._options = dict(env_kwargs or {})
         if max_episode_steps is not None:
             self._options["max_episode_steps"] = max_episode_steps
-        probe = _make_spec(env_id)
+        probe = _make_spec(self._id)
         known = probe.config._asdict()
         for name in self._options:
             if name in OURS:
@@ -101,15 +111,27 @@ class EnvPoolEnv:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
                 raise ValueError(f"EnvPool's {env_id} has no option {name!r}: {hint}")
+        if self._of_playground and self._id.removeprefix(PLAYGROUND).startswith(ROBOTS):
+            self._options.setdefault("base_path", tree_without_visuals(known["base_path"]))
         try:
-            probe = _make_spec(env_id, **self._options)
+            probe = _make_spec(self._id, **self._options)
         except Exception as error:
             raise ValueError(f"EnvPool's {env_id} cannot be made from {self._options}: {error}") from None
-        self._paths, observation = self._observation(env_id, probe.observation_space)
+        self._paths, observation = self._observation(env_id, self._seen(probe.observation_space))
         self._action_space, action = _action_space(env_id, probe.action_space)
         config = probe.config._asdict()
         threshold = config.get("reward_threshold")
         self.spec = EnvSpec(env_id, observation, action, int(config["max_episode_steps"]), threshold)
+
+    @property
+    def _of_playground(self) -> bool:
+        return self._id.startswith(PLAYGROUND) or PLAYGROUND + self._id in envpool_ids()
+
+    def _seen(self, space: spaces.Space) -> spaces.Space:
+        """The part of the observations that policies see."""
+        if self._of_playground and isinstance(space, spaces.Dict) and PRIVILEGED in space.spaces:
+            return spaces.Dict({name: part for name, part in space.spaces.items() if name != PRIVILEGED})
+        return space
 
     @staticmethod
     def _observation(env_id: str, space: spaces.Space) -> tuple[list[tuple[str, ...]], spaces.Box]:
@@ -172,7 +194,7 @@ class EnvPoolLanes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries that it imports
             return envpool.make(
-                self._env.spec.id,
+                self._env._id,
                 env_type="gymnasium",
                 num_envs=lanes,
                 num_threads=threads,

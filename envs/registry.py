@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
+import jax
 
 from polystep_rl.envs.cores import usable_cores
 from polystep_rl.types import Env, HostEnv
@@ -65,6 +67,10 @@ def make(env_id: str, **kwargs: Any) -> Env:
         factory = _FACTORIES[env_id]
     elif ":" in env_id:
         factory = env_id
+    elif _of_playground(env_id):
+        from polystep_rl.envs.playground_env import PlaygroundEnv
+
+        return PlaygroundEnv(env_id.removesuffix("-v1"), **kwargs)
     else:
         raise ValueError(_unknown(env_id))
     if isinstance(factory, str):
@@ -99,7 +105,8 @@ def make_any(
     Args:
         env_id: an id, or the import path "module:ClassName" of an ``Env`` or of a ``gymnasium.Env``.
         simulator: ``jax``, ``envpool`` or ``gymnasium``; ``auto`` takes the first of them that has the id and, where
-            wrappers are given, can have them (only Gymnasium can).
+            wrappers are given, can have them (only Gymnasium can). Of Playground's tasks, which EnvPool and JAX (on
+            MJX) both have, it takes EnvPool's on a CPU.
         env_kwargs: keyword arguments of the environment.
         wrappers: names in ``gymnasium.wrappers``, or import paths; innermost first.
         max_episode_steps: steps after which an episode is cut; the environment's own by default.
@@ -187,9 +194,24 @@ def _choose(env_id: str, env_kwargs: Mapping[str, Any], wrapped: bool) -> str:
         return "gymnasium" if own or wrapped else "jax"
     if env_id in _FACTORIES and not wrapped:
         return "jax"
-    from polystep_rl.envs.envpool_env import envpool_ids
+    if wrapped:
+        return "gymnasium"
+    from polystep_rl.envs.envpool_env import envpool_id, envpool_ids
 
-    return "envpool" if env_id in envpool_ids() and not wrapped else "gymnasium"
+    pooled = envpool_id(env_id) in envpool_ids()
+    if pooled and (env_id in envpool_ids() or jax.default_backend() == "cpu"):
+        return "envpool"
+    return "jax" if _of_playground(env_id) else "envpool" if pooled else "gymnasium"
+
+
+def _of_playground(env_id: str) -> bool:
+    """Whether MuJoCo Playground is installed and has this task, with or without EnvPool's version number."""
+    name = env_id.removesuffix("-v1")
+    if not name.isalnum() or importlib.util.find_spec("mujoco_playground") is None:
+        return False
+    from polystep_rl.envs.playground_env import playground_ids  # imports Playground, which takes seconds
+
+    return name in playground_ids()
 
 
 def _unknown(env_id: str) -> str:

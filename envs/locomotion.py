@@ -1,0 +1,54 @@
+"""What the velocity-tracking tasks of MuJoCo Playground measure beside the observation, the same in both simulators.
+
+A critic's observation (``privileged_state``) holds the true state that the policy sees only with noise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRIVILEGED = "privileged_state"
+G1 = ("G1JoystickFlatTerrain", "G1JoystickRoughTerrain")
+JOINTS = 29
+
+# First index of each part of G1's privileged observation, and its size.
+_PARTS = {
+    "command": (9, 3),
+    "gyro": (103, 3),  # rad/s, of the pelvis, in its frame
+    "linvel": (112, 3),  # m/s, of the pelvis, in its frame
+    "joint_velocity": (147, JOINTS),  # rad/s
+    "height": (176, 1),  # m, of the pelvis
+    "torque": (177, JOINTS),  # N m
+}
+
+
+def measured(task: str, privileged: Any) -> dict[str, Any]:
+    """Named measurements from a privileged observation.
+
+    Args:
+        task: Playground's name of the task.
+        privileged: (..., 216), a NumPy or JAX array.
+
+    Returns:
+        ``command_x``, ``command_y`` and ``velocity_x``, ``velocity_y`` (m/s, in the frame of the pelvis),
+        ``command_yaw`` and ``velocity_yaw`` (rad/s), ``height`` (m, of the pelvis), ``power`` (W, the sum of
+        |torque * joint velocity|), each (...); nothing for tasks other than G1's.
+    """
+    if task.removesuffix("-v1") not in G1:
+        return {}
+
+    def part(name: str) -> Any:
+        first, size = _PARTS[name]
+        return privileged[..., first : first + size]
+
+    command, linvel, gyro = part("command"), part("linvel"), part("gyro")
+    return {
+        "command_x": command[..., 0],
+        "command_y": command[..., 1],
+        "command_yaw": command[..., 2],
+        "velocity_x": linvel[..., 0],
+        "velocity_y": linvel[..., 1],
+        "velocity_yaw": gyro[..., 2],
+        "height": part("height")[..., 0],
+        "power": abs(part("torque") * part("joint_velocity")).sum(-1),
+    }
