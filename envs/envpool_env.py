@@ -8,6 +8,7 @@ run meets others than one that was not stopped.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import warnings
@@ -18,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from polystep_rl.envs.cores import usable_cores
-from polystep_rl.envs.locomotion import PRIVILEGED
+from polystep_rl.envs.locomotion import PRIVILEGED, measured
 from polystep_rl.envs.playground_models import ROBOTS, tree_without_visuals
 from polystep_rl.types import EnvSpec, Ticks
 
@@ -79,6 +80,7 @@ class EnvPoolEnv:
     """
 
     simulator = "envpool"
+    measures = False  # whether ticks carry metrics
 
     def __init__(
         self,
@@ -122,6 +124,12 @@ class EnvPoolEnv:
         config = probe.config._asdict()
         threshold = config.get("reward_threshold")
         self.spec = EnvSpec(env_id, observation, action, int(config["max_episode_steps"]), threshold)
+
+    def measuring(self) -> EnvPoolEnv:
+        """The same environment, whose ticks carry what `locomotion.measured` reads."""
+        env = copy.copy(self)
+        env.measures = True
+        return env
 
     @property
     def _of_playground(self) -> bool:
@@ -227,7 +235,9 @@ class EnvPoolLanes:
         begun = self._begun[group]
         if begun is None:
             obs, reward, terminated, truncated, _ = self._pools[group].recv()
-            ticks = Ticks(_flat(obs, self._paths), reward.astype(np.float64), terminated, truncated, np.zeros(k, bool))
+            metrics = measured(self._env.spec.id, obs[PRIVILEGED]) if self._env.measures and PRIVILEGED in obs else {}
+            seen, lost = _flat(obs, self._paths), np.zeros(k, bool)
+            ticks = Ticks(seen, reward.astype(np.float64), terminated, truncated, lost, metrics)
         else:
             flags = [np.zeros(k, bool) for _ in range(3)]
             ticks = Ticks(np.zeros((k, begun.shape[1]), np.float32), np.zeros(k), *flags)

@@ -10,6 +10,10 @@ from typing import Any
 PRIVILEGED = "privileged_state"
 G1 = ("G1JoystickFlatTerrain", "G1JoystickRoughTerrain")
 JOINTS = 29
+STANDING = {
+    "push_enable": False,
+    **{f"{command}_{end}": 0.0 for command in ("lin_vel_x", "lin_vel_y", "ang_vel_yaw") for end in ("min", "max")},
+}  # options of the task in which a robot is told to stand, and is not pushed
 
 # First index of each part of G1's privileged observation, and its size.
 _PARTS = {
@@ -20,6 +24,11 @@ _PARTS = {
     "height": (176, 1),  # m, of the pelvis
     "torque": (177, JOINTS),  # N m
 }
+
+
+def is_tracked(task: str) -> bool:
+    """Whether a task's velocities and commands are measured."""
+    return task.removesuffix("-v1") in G1
 
 
 def measured(task: str, privileged: Any) -> dict[str, Any]:
@@ -34,7 +43,7 @@ def measured(task: str, privileged: Any) -> dict[str, Any]:
         ``command_yaw`` and ``velocity_yaw`` (rad/s), ``height`` (m, of the pelvis), ``power`` (W, the sum of
         |torque * joint velocity|), each (...); nothing for tasks other than G1's.
     """
-    if task.removesuffix("-v1") not in G1:
+    if not is_tracked(task):
         return {}
 
     def part(name: str) -> Any:

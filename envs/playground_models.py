@@ -25,11 +25,12 @@ def without_visuals(xml: str) -> str:
     What is removed must not collide, and bodies must carry their inertia, as in Playground's locomotion models.
     """
     root = ElementTree.fromstring(xml)
-    for parent, child in [(parent, child) for parent in root.iter() for child in parent]:
-        if child.tag in ("mesh", "texture") or (child.tag == "geom" and child.get("mesh") is not None):
-            parent.remove(child)
-        elif child.tag == "material":
-            child.attrib.pop("texture", None)
+    for element in list(root.iter()):
+        for child in list(element):
+            if child.tag in ("mesh", "texture") or (child.tag == "geom" and child.get("mesh") is not None):
+                element.remove(child)
+        if element.tag == "material":
+            element.attrib.pop("texture", None)
     return ElementTree.tostring(root, encoding="unicode")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from polystep_rl.policies.mlp import INPUT_LIMIT
 from polystep_rl.policies.precision import (
+    INPUT_UNIT,
     INTEGER_PRECISIONS,
     QMAX,
     WEIGHT_UNIT,
@@ -21,6 +22,7 @@ from polystep_rl.policies.precision import (
     layer_sizes,
     plan,
 )
+from polystep_rl.policies.sides import features, integer_features, joined
 from polystep_rl.types import Params, PolicySpec
 
 
@@ -34,9 +36,10 @@ def finite(observations: np.ndarray, size: int) -> np.ndarray:
 
 
 def normalised(spec: PolicySpec, obs: np.ndarray) -> np.ndarray:
-    """What the first layer of a float policy reads (n, o), of finite observations."""
+    """What the first layer of a float policy reads (n, o), of finite observations; of S sides (S * n, f)."""
     x = (obs.astype(np.float64) - np.asarray(spec.obs_offset)) / np.asarray(spec.obs_scale)
-    return np.clip(x, -INPUT_LIMIT, INPUT_LIMIT)
+    x = np.clip(x, -INPUT_LIMIT, INPUT_LIMIT)
+    return x if spec.sides is None else np.concatenate(features(np, spec.sides, x.T, obs.T), axis=1).T
 
 
 def activation(float_spec: PolicySpec, y: np.ndarray) -> np.ndarray:
@@ -65,11 +68,14 @@ def float_targets(float_spec: PolicySpec, params: Params, obs: np.ndarray) -> li
 
 
 def quantised_input(spec: PolicySpec, obs: np.ndarray) -> np.ndarray:
-    """Integers (n, o) in [-127, 127], as float64, of finite observations (n, o) float32."""
+    """Integers (n, o) in [-127, 127], as float64, of finite observations (n, o) float32; of S sides (S * n, f)."""
     multiplier, zero = input_plan(spec)
     with np.errstate(over="ignore"):
         product = np.rint(obs * multiplier).astype(np.float64)
-    return np.clip(product, zero - QMAX, zero + QMAX) - zero
+    q = np.clip(product, zero - QMAX, zero + QMAX) - zero
+    if spec.sides is None:
+        return q
+    return np.concatenate(integer_features(np, spec.sides, q.T, obs.T, INPUT_UNIT), axis=1).T
 
 
 def integer_weights(layer: LayerPlan, w: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -98,12 +104,17 @@ def activate(layer: LayerPlan, acc: np.ndarray) -> np.ndarray:
 
 def outputs(spec: PolicySpec, params: Params, obs: np.ndarray) -> np.ndarray:
     """What the head reads (n, a), of finite observations (n, o): integers, or y of a float precision."""
-    if spec.precision not in INTEGER_PRECISIONS:
-        return float_targets(spec, params, obs)[-1]
-    x = quantised_input(spec, obs)
-    for index, layer in enumerate(plan(spec)):
-        x = activate(layer, accumulate(layer, params[str(index)]["w"], params[str(index)]["b"], x))
-    return x
+    integer = spec.precision in INTEGER_PRECISIONS
+    if integer:
+        y = quantised_input(spec, obs)
+        for index, layer in enumerate(plan(spec)):
+            y = activate(layer, accumulate(layer, params[str(index)]["w"], params[str(index)]["b"], y))
+    else:
+        y = float_targets(spec, params, obs)[-1]
+    if spec.sides is None:
+        return y
+    y = joined(np, spec.sides, np.split(y.T, len(spec.sides.inputs), axis=1), spec.action_size).T
+    return np.clip(y, -QMAX, QMAX) if integer else y
 
 
 def choices(spec: PolicySpec, y: np.ndarray) -> np.ndarray:

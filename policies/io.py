@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from polystep_rl.policies.mlp import frozen
 from polystep_rl.policies.precision import check_spec, layer_sizes
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.types import Params, PolicySpec, Sides
 
 FORMAT = "polystep_rl.policy"
 VERSION = 1
@@ -141,6 +141,8 @@ def _write(path: Path, data: bytes) -> None:
 
 def _plain(value: Any) -> Any:
     """The value as JSON can hold it."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -197,6 +199,8 @@ def _spec(path: Path, fields: dict[str, Any]) -> PolicySpec:
         _fail(path, f"the spec must have the fields {', '.join(PolicySpec._fields)}")
     try:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        if values.get("sides") is not None:
+            values["sides"] = Sides(**{k: tuple(map(tuple, v)) for k, v in values["sides"].items()})
         spec = PolicySpec(**values)
         for name in ("hidden", "action_low", "action_high", "obs_offset", "obs_scale", "groups"):
             if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in getattr(spec, name)):

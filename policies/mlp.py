@@ -19,7 +19,8 @@ from gymnasium import spaces
 
 from polystep_rl.policies import layers, precision
 from polystep_rl.policies.precision import INPUT_UNIT, QMAX, WEIGHT_UNIT, sign_pm1
-from polystep_rl.types import Array, EnvSpec, Key, Params, Policy, PolicySpec
+from polystep_rl.policies.sides import features, integer_features, joined
+from polystep_rl.types import Array, EnvSpec, Key, Params, Policy, PolicySpec, Sides
 
 Functions = tuple[Callable[[Params], Params], Callable[[Params, Array], Array]]  # deploy, act_deployed
 
@@ -35,6 +36,7 @@ def make_policy(
     obs_offset: Any = None,
     obs_scale: Any = None,
     activation: str = "tanh",
+    sides: Sides | None = None,
 ) -> Policy:
     """A policy for an environment.
 
@@ -46,6 +48,7 @@ def make_policy(
         obs_offset, obs_scale: (o,) or a number; the first layer sees (obs - obs_offset) / obs_scale. Default 0 and 1;
             an integer policy resolves that to 1/32 within +-127/32, so calibrate them.
         activation: of hidden units, ``tanh`` or ``relu`` (not for binary units, which are signs).
+        sides: of a body, that share the network; the layers are then those of a side.
 
     Raises:
         ValueError: spaces that do not fit, an unknown name, or layers too wide for exact integers.
@@ -58,7 +61,7 @@ def make_policy(
     scale = _floats(1.0 if obs_scale is None else obs_scale, size)
     head, action_size, low, high, groups = _head(env_spec)
     layers_and_head = (size, tuple(hidden), precision, head, action_size, low, high)
-    return mlp_policy(PolicySpec(*layers_and_head, offset, scale, groups, activation))
+    return mlp_policy(PolicySpec(*layers_and_head, offset, scale, groups, activation, sides=sides))
 
 
 def _head(env_spec: EnvSpec) -> tuple[str, int, tuple[float, ...], tuple[float, ...], tuple[int, ...]]:
@@ -137,16 +140,26 @@ def _integer_functions(spec: PolicySpec) -> Functions:
             deployed[str(index)] = {"w": w, "b": rounded(latent["b"], layer.bias_unit, layer.bias_max)}
         return deployed
 
-    def act_deployed(deployed: Params, obs: Array) -> Array:
-        own = deployed.get(INPUT)
-        multiplier, zero = (own["scale"], own["offset"]) if own else (inputs.multiplier, inputs.zero_point)
-        x = layers.quantise_input(jnp.asarray(obs, jnp.float32), multiplier, zero)
+    def network(deployed: Params, x: Array) -> Array:
         for index, layer in enumerate(plans):
             x = layers.dense(deployed[str(index)]["w"], deployed[str(index)]["b"], x)
             if layer.activation == "sign":
                 x = sign_pm1(x)
             elif layer.activation != "none":
                 x = layers.requantise(x, layer.mult, layer.shift, 0 if layer.activation == "requant_relu" else -QMAX)
+        return x
+
+    def act_deployed(deployed: Params, obs: Array) -> Array:
+        own = deployed.get(INPUT)
+        multiplier, zero = (own["scale"], own["offset"]) if own else (inputs.multiplier, inputs.zero_point)
+        obs = jnp.asarray(obs, jnp.float32)
+        x = layers.quantise_input(obs, multiplier, zero)
+        if spec.sides is None:
+            x = network(deployed, x)
+        else:
+            seen = integer_features(jnp, spec.sides, x, layers.align(obs, 1, x.ndim - 1), INPUT_UNIT)
+            x = joined(jnp, spec.sides, [network(deployed, part) for part in seen], spec.action_size)
+            x = jnp.clip(x, -QMAX, QMAX)
         if box is None:
             return layers.argmax_groups(x, spec.groups) if spec.groups else layers.argmax_first(x)
         mid, step, low, high = (layers.align(jnp.asarray(c), 1, x.ndim - 1) for c in box)
@@ -185,15 +198,23 @@ def _float_functions(spec: PolicySpec) -> Functions:
             return jnp.rint(QMAX * jnp.clip(y, 0, 1)) if spec.precision == "int8-act" else jnp.maximum(y, 0)
         return jnp.rint(QMAX * jnp.tanh(y)) if spec.precision == "int8-act" else jnp.tanh(y)
 
+    def network(deployed: Params, x: Array) -> Array:
+        for index in range(len(sizes)):
+            x = layers.dense(deployed[str(index)]["w"], deployed[str(index)]["b"], x)
+            x = activation(x) if index < len(spec.hidden) else x
+        return x
+
     def act_deployed(deployed: Params, obs: Array) -> Array:
         obs = jnp.asarray(obs, jnp.float32)
         own = deployed.get(INPUT)
         inputs = (own["offset"], own["scale"]) if own else (offset, inverse)
         obs, a, b = layers.align_all(obs, *(jnp.asarray(c) for c in inputs))
         x = jnp.where(jnp.isnan(obs), 0.0, jnp.clip((obs - a) * b, -INPUT_LIMIT, INPUT_LIMIT))
-        for index in range(len(sizes)):
-            x = layers.dense(deployed[str(index)]["w"], deployed[str(index)]["b"], x)
-            x = activation(x) if index < len(spec.hidden) else x
+        if spec.sides is None:
+            x = network(deployed, x)
+        else:
+            seen = features(jnp, spec.sides, x, obs)
+            x = joined(jnp, spec.sides, [network(deployed, part) for part in seen], spec.action_size)
         if spec.head != "box":
             return layers.argmax_groups(x, spec.groups) if spec.groups else layers.argmax_first(x)
         y = x if spec.squash == "clip" else jnp.tanh(x)
@@ -217,7 +238,8 @@ def integers(policy: Policy, params: Params) -> dict[str, Any]:
         acc = bias + weight @ q in int32, then for requant* clip((acc * mult + (2**shift >> 1)) >> shift, low, 127) with
         an arithmetic shift, for sign 1 if acc >= 0 else -1, for none the integers themselves; the action is the first
         largest of them (within each group of consecutive ones where there are ``groups``), or the row of the action
-        table at q + 127.
+        table at q + 127. ``sides`` (types.Sides, or None): the layers then run once for each side, on features of q
+        (``policies.sides.integer_features``), and the outputs of all sides are summed and cut to [-127, 127].
 
     Raises:
         ValueError: the policy is not an integer one.
@@ -248,6 +270,7 @@ def integers(policy: Policy, params: Params) -> dict[str, Any]:
         "precision": spec.precision,
         "head": spec.head,
         "groups": spec.groups,
+        "sides": spec.sides,
         "input": {"multiplier": inputs.multiplier, "zero_point": inputs.zero_point},
         "layers": described,
         "action_table": precision.action_plan(spec).table() if spec.head == "box" else None,

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polystep_rl.policies.sides import check_sides, side_inputs
 from polystep_rl.types import PolicySpec
 
 PRECISIONS = ("float32", "int8", "binary", "int8-act", "binary-act")
@@ -98,7 +99,9 @@ class ActionPlan(NamedTuple):
 
 def layer_sizes(spec: PolicySpec) -> tuple[tuple[int, int], ...]:
     """(fan-in, fan-out) of every layer, first to last."""
-    sizes = (spec.obs_size, *spec.hidden, spec.action_size)
+    first = spec.obs_size if spec.sides is None else side_inputs(spec.sides)
+    last = spec.action_size if spec.sides is None else len(spec.sides.outputs[0])
+    sizes = (first, *spec.hidden, last)
     return tuple(zip(sizes[:-1], sizes[1:], strict=True))
 
 
@@ -114,6 +117,7 @@ def check_spec(spec: PolicySpec) -> None:
     """Raise a one-line ValueError if a specification is inconsistent, or if its integers would not be exact."""
     check_precision(spec.precision)
     _check_names(spec)
+    check_sides(spec)
     for name, size in (
         ("obs_size", spec.obs_size),
         ("action_size", spec.action_size),

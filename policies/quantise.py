@@ -83,6 +83,8 @@ def quantise(
     check_precision(precision)
     if spec.precision != "float32":
         raise ValueError(f"only a float32 policy can be quantised, not a {spec.precision} one")
+    if spec.sides is not None:
+        raise ValueError("a policy whose sides share a network cannot be quantised yet: train it in its precision")
     if hidden_multiple < 1 or (hidden_multiple > 1 and precision != "binary"):
         raise ValueError(f"hidden_multiple {hidden_multiple}: at least 1, and above 1 only for binary")
     params = jax.tree.map(np.asarray, params)

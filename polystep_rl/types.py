@@ -120,6 +120,7 @@ class Ticks(NamedTuple):
     terminated: np.ndarray  # (k,) bool
     truncated: np.ndarray  # (k,) bool
     lost: np.ndarray  # (k,) bool: the lane's simulator died and was replaced; its episode must begin anew
+    metrics: dict[str, np.ndarray] = {}  # named diagnostics, each (k,), of simulators that were asked for them
 
 
 class Lanes(Protocol):
@@ -170,6 +171,19 @@ class HostEnv(Protocol):
 
 
 # --- policies ----------------------------------------------------------------------------------------------------
+class Sides(NamedTuple):
+    """Sides of a body that share one network: it runs once for each of S sides, on what that side sees.
+
+    A side sees k observations x and its gait phase (c, s), as the k + 2 (k + 1) features x, c, c x, s, s x.
+    """
+
+    inputs: tuple[tuple[int, ...], ...]  # (S, k)  which observation each x of a side is
+    input_signs: tuple[tuple[int, ...], ...]  # (S, k)  1, or -1 where a mirrored side sees it the other way round
+    phase: tuple[tuple[int, int], ...]  # (S, 2)  the observations that are the cosine and the sine of its phase
+    outputs: tuple[tuple[int, ...], ...]  # (S, m)  which action each output is; of several outputs, the sum
+    output_signs: tuple[tuple[int, ...], ...]  # (S, m)  1 or -1
+
+
 class PolicySpec(NamedTuple):
     """Everything but the parameters: serialisable, and all that export reads beside them."""
 
@@ -185,6 +199,7 @@ class PolicySpec(NamedTuple):
     groups: tuple[int, ...] = ()  # multidiscrete: number of actions of each group, () for the others
     activation: str = "tanh"  # of the hidden layers of float and int8 policies: tanh (int8: saturation) | relu
     squash: str = "tanh"  # of a float box head: tanh (mid + half * tanh(y)) | clip (mid + half * y, cut at the box)
+    sides: Sides | None = None  # what the sides of a body share, of a box head; None: one network sees and does all
 
 
 class Policy(NamedTuple):

@@ -31,14 +31,24 @@ def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(EvalArgs, "eval", argv)
     from polystep_rl.cli import assemble
-    from polystep_rl.cli.simulate import evaluate_on_test
+    from polystep_rl.cli.simulate import check_test, evaluate_on_test
+    from polystep_rl.envs.locomotion import is_tracked
 
     assemble.setup_jax()
     loaded = assemble.load_run(args.run, args.which)
     seed = loaded.seed if args.seed is None else args.seed
-    result = evaluate_on_test(loaded.env, loaded.policy, loaded.params, args.episodes, seed)
+    tracked = is_tracked(loaded.task.env)
+    if tracked:
+        from polystep_rl.cli import walking
+
+        check_test(args.episodes, seed)
+        result = walking.judge(loaded, args.episodes, seed)
+    else:
+        result = evaluate_on_test(loaded.env, loaded.policy, loaded.params, args.episodes, seed)
     if args.json:
         assemble.print_json(result)
+    elif tracked:
+        print(walking.described(f"{loaded.task.env} {loaded.policy.spec.precision}", result))
     else:
         print(
             f"{loaded.task.env} {loaded.policy.spec.precision}: mean return {result['mean_return']:.2f} "

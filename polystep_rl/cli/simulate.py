@@ -162,12 +162,17 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def evaluate_on_test(env: Env | HostEnv, policy: Policy, params: Params, episodes: int, seed: int) -> dict[str, Any]:
-    """Evaluate on episodes of the test stream of a seed, which training never draws from."""
+def check_test(episodes: int, seed: int) -> None:
+    """UsageError where there are no such test episodes."""
     if episodes < 1:
         raise UsageError(f"--episodes {episodes}: expected at least 1")
     if not 0 <= seed <= MAX_SEED:
         raise UsageError(f"--seed {seed}: expected 0 to {MAX_SEED}")
+
+
+def evaluate_on_test(env: Env | HostEnv, policy: Policy, params: Params, episodes: int, seed: int) -> dict[str, Any]:
+    """Evaluate on episodes of the test stream of a seed, which training never draws from."""
+    check_test(episodes, seed)
     key = streams(seed).test
     evaluate = centre_function(env, policy, episodes, key)
     try:

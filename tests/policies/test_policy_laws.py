@@ -135,7 +135,7 @@ def test_make_policy_reads_the_spaces():
     assert jax.tree.map(jnp.shape, policy.init(jax.random.key(0)))["0"] == {"w": (16, 3), "b": (16,)}
     many = EnvSpec("X", spaces.Box(-1, 1, (3,)), spaces.MultiDiscrete([2, 5]), 1, None)
     policy = make_policy(many, precision="int8", activation="relu")
-    assert policy.spec[3:7] == ("multidiscrete", 7, (), ()) and policy.spec[9:] == ((2, 5), "relu", "tanh")
+    assert policy.spec[3:7] == ("multidiscrete", 7, (), ()) and policy.spec[9:12] == ((2, 5), "relu", "tanh")
     assert jax.eval_shape(policy.act, policy.init(jax.random.key(0)), np.zeros(3)).shape == (2,)
 
 

@@ -1,0 +1,93 @@
+"""Whole episodes of one policy, step by step: rewards and what the environment measures beside them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polystep_rl.host import MAX_SEED, asked
+from polystep_rl.ledger import SimulatorError
+from polystep_rl.types import Array, Env, HostEnv, Key, Params, Policy
+
+
+class Recorded(NamedTuple):
+    """Steps t of n episodes; what follows an episode's end is 0."""
+
+    alive: np.ndarray  # (t, n) bool: the step was taken
+    reward: np.ndarray  # (t, n)
+    fell: np.ndarray  # (n,) bool: the episode was terminated, not cut
+    metrics: dict[str, np.ndarray]  # each (t, n)
+
+
+def record(env: Env | HostEnv, policy: Policy, params: Params, episodes: int, key: Key) -> Recorded:
+    """Roll out one policy for some episodes, all at once, each on its own seed.
+
+    Raises:
+        SimulatorError: a simulator on the host died.
+    """
+    deployed = policy.deploy(params)
+    act = jax.jit(jax.vmap(lambda obs: policy.act_deployed(deployed, obs)))
+    if isinstance(env, HostEnv):
+        return _on_host(env, act, episodes, key)
+    return _on_device(env, act, episodes, key)
+
+
+def _on_host(env: HostEnv, act: Any, episodes: int, key: Key) -> Recorded:
+    env = env.measuring() if hasattr(env, "measuring") else env
+    seeds = np.asarray(jax.random.randint(key, (episodes,), 0, MAX_SEED), np.int64)
+    lanes = asked(env.lanes, episodes, 1, int(seeds[0]))
+    alive, obs = np.arange(episodes), np.zeros((episodes, *env.spec.observation_space.shape), np.float32)
+    actions = np.asarray(act(obs))
+    fell = np.zeros(episodes, bool)
+    rows: list[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
+    try:
+        for step in range(env.spec.horizon + 1):
+            asked(lanes.send, 0, alive, actions[alive], seeds[alive] if step == 0 else np.full(len(alive), -1))
+            ticks = asked(lanes.recv, 0)
+            if ticks.lost.any():
+                raise SimulatorError(getattr(lanes, "last_fault", "") or "a simulator died")
+            obs[alive] = ticks.obs
+            if step > 0:
+                rows.append((alive, ticks.reward, ticks.metrics))
+            fell[alive] = ticks.terminated
+            alive = alive[~(ticks.terminated | ticks.truncated)]
+            if not alive.size:
+                break
+            actions = np.asarray(act(obs))
+    finally:
+        lanes.close()
+
+    def spread(values: list[np.ndarray], dtype: Any) -> np.ndarray:
+        table = np.zeros((len(rows), episodes), dtype)
+        for line, (who, _, _), value in zip(table, rows, values, strict=True):
+            line[who] = value
+        return table
+
+    names = list(rows[0][2])
+    return Recorded(
+        spread([np.ones(len(who), bool) for who, _, _ in rows], bool),
+        spread([reward for _, reward, _ in rows], np.float64),
+        fell,
+        {name: spread([metrics[name] for _, _, metrics in rows], np.float64) for name in names},
+    )
+
+
+def _on_device(env: Env, act: Any, episodes: int, key: Key) -> Recorded:
+    def step(carry: Any, _: None) -> Any:
+        state, obs, alive = carry
+        out = jax.vmap(env.step)(state, act(obs))
+        going = alive & ~(out.terminated | out.truncated)
+        return (out.state, out.obs, going), (alive, out.reward, alive & out.terminated, out.metrics)
+
+    def run(keys: Array) -> Any:
+        state, obs = jax.vmap(env.reset)(keys)
+        start = (state, obs, jnp.ones(episodes, bool))
+        return jax.lax.scan(step, start, None, length=env.spec.horizon)[1]
+
+    alive, reward, fell, metrics = jax.device_get(jax.jit(run)(jax.random.split(key, episodes)))
+    length = int(alive.any(axis=1).sum())
+    living = {name: np.where(alive, value, 0)[:length] for name, value in metrics.items()}
+    return Recorded(alive[:length], np.where(alive, reward, 0)[:length], fell.any(axis=0), living)

@@ -1,0 +1,172 @@
+"""A network that both sides of a body share: mirrored observations give mirrored actions, and integers stay exact."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import observations
+
+from polystep_rl.policies import integers, load_policy, make_policy, mlp_policy, quantise, save_policy
+from polystep_rl.policies.forward import actions
+from polystep_rl.types import PolicySpec, Sides
+
+# Observations: 0 forward, 1 left, 2 and 3 a joint of each side, 4 to 7 cosines and sines. Actions: a joint of each side
+# that is mirrored without a change of sign, one that changes it, and 4, turning, which both sides have a part in.
+SIDES = Sides(
+    inputs=((0, 1, 2, 3), (0, 1, 3, 2)),
+    input_signs=((1, 1, 1, 1), (1, -1, 1, 1)),
+    phase=((4, 6), (5, 7)),
+    outputs=((0, 1, 4), (2, 3, 4)),
+    output_signs=((1, 1, 1), (1, -1, -1)),
+)
+MIRROR_OBS, MIRROR_SIGN = np.array([0, 1, 3, 2, 5, 4, 7, 6]), np.array([1, -1, 1, 1, 1, 1, 1, 1])
+MIRROR_ACT, MIRROR_ACT_SIGN = np.array([2, 3, 0, 1, 4, 5]), np.array([1, -1, 1, -1, -1, 1])
+PRECISIONS = ("float32", "int8", "binary")
+
+
+def spec(precision, hidden=(16,), sides=SIDES):
+    """Six actions, of which the last is nobody's."""
+    box = (-1.0,) * 6, (1.0,) * 6
+    unit = (0.5, 0.25, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0)
+    return PolicySpec(8, hidden, precision, "box", 6, *box, (0.0,) * 8, unit, sides=sides)
+
+
+def policy_and_params(precision, hidden=(16,), seed=0):
+    policy = mlp_policy(spec(precision, hidden))
+    params = policy.init(jax.random.key(seed))
+    return policy, {i: {"w": p["w"], "b": 8 * p["b"]} for i, p in params.items()}
+
+
+def phases(obs, seed=1):
+    """With cosines and sines of phases half a stride apart where they belong."""
+    angle = np.random.default_rng(seed).uniform(-np.pi, np.pi, len(obs))
+    obs[:, 4:] = np.stack([np.cos(angle), -np.cos(angle), np.sin(angle), -np.sin(angle)], axis=1)
+    return obs.astype(np.float32)
+
+
+@pytest.mark.parametrize("hidden", [(), (16,), (12, 8)], ids=str)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_mirrored_observations_give_mirrored_actions(precision, hidden):
+    policy, params = policy_and_params(precision, hidden)
+    obs = phases(np.random.default_rng(0).normal(size=(200, 8)))
+    deployed = policy.deploy(params)
+    there, here = (np.asarray(policy.act_deployed(deployed, x.T)).T for x in (obs[:, MIRROR_OBS] * MIRROR_SIGN, obs))
+    np.testing.assert_array_equal(there, here[:, MIRROR_ACT] * MIRROR_ACT_SIGN)
+    assert np.abs(here[:, :5]).max() > 0.3 and not here[:, 5].any()
+
+
+def test_a_linear_policy_is_the_written_formula():
+    policy, params = policy_and_params("float32", ())
+    obs = phases(np.random.default_rng(3).normal(size=(50, 8)))
+    w, b = np.asarray(params["0"]["w"], np.float64) / np.sqrt(14), np.asarray(params["0"]["b"], np.float64)
+    want = np.zeros((50, 6))
+    for row, o in zip(want, obs.astype(np.float64), strict=True):
+        for side in range(2):
+            x = np.array(
+                [
+                    s * o[i] / policy.spec.obs_scale[i]
+                    for i, s in zip(SIDES.inputs[side], SIDES.input_signs[side], strict=True)
+                ]
+            )
+            c, s = (o[i] for i in SIDES.phase[side])
+            y = w @ np.concatenate([x, [c], c * x, [s], s * x]) + b
+            for value, action, sign in zip(y, SIDES.outputs[side], SIDES.output_signs[side], strict=True):
+                row[action] += sign * value
+    np.testing.assert_allclose(policy.act_deployed(policy.deploy(params), obs.T).T, np.tanh(want), atol=1e-5)
+
+
+def int32_actions(found, obs):
+    """From the documented integers alone, in NumPy int32, one observation after the other."""
+    sides, rows = found["sides"], []
+    for o in obs:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            product = np.rint(o * found["input"]["multiplier"])
+        zero = found["input"]["zero_point"]
+        q = np.clip(np.where(np.isnan(product), 0, product), zero - 127, zero + 127).astype(np.int32) - zero
+        q[np.isnan(o)] = 0
+        total = np.zeros(len(found["action_table"]), np.int32)
+        for side in range(len(sides.inputs)):
+            x = [s * q[i] for i, s in zip(sides.inputs[side], sides.input_signs[side], strict=True)]
+            phase = [0.0 if np.isnan(o[i]) else min(max(float(o[i]), -1.0), 1.0) for i in sides.phase[side]]
+            phase = [int(np.rint(np.float32(p) * np.float32(127))) for p in phase]
+            x += [(p * y + 64) >> 7 for p in phase for y in (32, *x)]
+            y = np.array(x[: len(sides.inputs[side])] + x[len(sides.inputs[side]) :], np.int32)
+            for layer in found["layers"]:
+                acc = layer["weight"].astype(np.int32) @ y + layer["bias"]
+                if layer["activation"] == "sign":
+                    y = np.where(acc < 0, -1, 1).astype(np.int32)
+                else:
+                    y = np.clip((acc * layer["mult"] + (2 ** layer["shift"] >> 1)) >> layer["shift"], layer["low"], 127)
+            for value, action, sign in zip(y, sides.outputs[side], sides.output_signs[side], strict=True):
+                total[action] += sign * value
+        rows.append([table[t + 127] for table, t in zip(found["action_table"], np.clip(total, -127, 127), strict=True)])
+    return np.array(rows, np.float32)
+
+
+@pytest.mark.parametrize("hidden", [(), (16,)], ids=str)
+@pytest.mark.parametrize("precision", ["int8", "binary"])
+def test_integers_are_exact(precision, hidden):
+    policy, params = policy_and_params(precision, hidden, seed=5)
+    obs = observations(policy.spec, 600)
+    obs[:300] = phases(obs[:300])
+    want = int32_actions(integers(policy, params), obs)
+    np.testing.assert_array_equal(np.asarray(policy.act_deployed(policy.deploy(params), obs.T)).T, want)
+    finite = np.isfinite(obs).all(axis=1)
+    plain = jax.tree.map(np.asarray, params)
+    np.testing.assert_array_equal(actions(policy.spec, plain, obs[finite]), want[finite])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_one_observation_is_a_row_of_many(precision):
+    policy, params = policy_and_params(precision)
+    obs, deployed = observations(policy.spec, 40), policy.deploy(params)
+    many = np.asarray(policy.act_deployed(deployed, obs.T)).T
+    np.testing.assert_array_equal(many, np.stack([policy.act(params, o) for o in obs]))
+    lanes = jax.tree.map(lambda x: np.repeat(np.asarray(x)[..., None], 40, axis=-1), deployed)
+    np.testing.assert_allclose(policy.act_deployed(lanes, obs.T).T, many, atol=1e-6)
+    assert np.isfinite(many).all()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_files_keep_the_sides(precision, tmp_path):
+    policy, params = policy_and_params(precision)
+    saved = load_policy(save_policy(tmp_path / "walker", policy.spec, params, {}))
+    assert saved.spec.sides == SIDES and saved.spec == policy.spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"phase": ((4, 6),)}, "same number of sides"),
+        ({"inputs": ((0, 1, 2, 8), (0, 1, 3, 2))}, "sides.inputs must hold integers from 0 to 7"),
+        ({"outputs": ((0, 1, 4), (2, 3, 6))}, "sides.outputs must hold integers from 0 to 5"),
+        ({"inputs": ((0, 1), (0, 1, 3, 2))}, "rows of one length"),
+        ({"phase": ((4, 5, 6), (5, 6, 7))}, "the cosine and the sine"),
+        ({"input_signs": ((1, 1, 1, 1), (1, 0, 1, 1))}, "sides.input_signs must hold a 1 or -1"),
+        ({"output_signs": ((1, 1), (1, 1))}, "sides.output_signs must hold a 1 or -1"),
+    ],
+)
+def test_sides_that_do_not_fit_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said) as found:
+        mlp_policy(spec("float32", sides=SIDES._replace(**changes)))
+    assert "\n" not in str(found.value)
+
+
+def test_choices_have_no_sides():
+    with pytest.raises(ValueError, match="box head"):
+        mlp_policy(PolicySpec(8, (), "float32", "discrete", 6, (), (), (0.0,) * 8, (1.0,) * 8, sides=SIDES))
+
+
+def test_quantising_is_refused_in_one_line():
+    policy, params = policy_and_params("float32")
+    with pytest.raises(ValueError, match="cannot be quantised yet"):
+        quantise(policy.spec, params, "int8", np.zeros((10, 8), np.float32))
+
+
+def test_make_policy_takes_sides():
+    from gymnasium import spaces
+
+    from polystep_rl.types import EnvSpec
+
+    box = spaces.Box(-np.inf, np.inf, (8,), np.float32), spaces.Box(-1, 1, (6,), np.float32)
+    policy = make_policy(EnvSpec("walker", *box, 100, None), (), "int8", sides=SIDES)
+    assert policy.init(jax.random.key(0))["0"]["w"].shape == (3, 14)

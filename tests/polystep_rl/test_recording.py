@@ -1,0 +1,68 @@
+"""Recorded episodes are those of the evaluation."""
+
+import jax
+import numpy as np
+import pytest
+
+from polystep_rl.envs import make, make_any
+from polystep_rl.evaluate import device_evaluator, evaluate_params
+from polystep_rl.host import host_evaluator
+from polystep_rl.policies import make_policy
+from polystep_rl.recording import record
+
+
+@pytest.fixture(autouse=True)
+def _quiet(recwarn):
+    """EnvPool imports libraries that warn."""
+    yield
+
+
+def policy_for(env, seed=1):
+    policy = make_policy(env.spec, (), "float32")
+    return policy, policy.init(jax.random.key(seed))
+
+
+def same(found, evaluation):
+    np.testing.assert_allclose(found.reward.sum(axis=0), np.ravel(evaluation.returns), rtol=1e-5)
+    np.testing.assert_array_equal(found.alive.sum(axis=0), np.ravel(evaluation.lengths))
+    assert (np.diff(found.alive.astype(int), axis=0) <= 0).all()  # nobody comes back
+
+
+def test_in_jax():
+    env = make("CartPole-v1")
+    policy, params = policy_for(env)
+    key = jax.random.key(3)
+    evaluation = evaluate_params(device_evaluator(env, policy, 6), key, params)
+    found = record(env, policy, params, 6, key)
+    same(found, evaluation)
+    np.testing.assert_array_equal(found.fell, np.ravel(evaluation.lengths) < env.spec.horizon)
+
+
+@pytest.mark.parametrize("simulator", ["gymnasium", "envpool"])
+def test_on_the_host(simulator):
+    if simulator == "envpool":
+        pytest.importorskip("envpool")
+    env = make_any("CartPole-v1", simulator, max_episode_steps=12, workers="0")
+    policy, params = policy_for(env)
+    key = jax.random.key(3)
+    with host_evaluator(env, policy, 6) as evaluate:
+        evaluation = evaluate_params(evaluate, key, params)
+    found = record(env, policy, params, 6, key)
+    same(found, evaluation)
+    assert (found.fell | (found.alive.sum(axis=0) == 12)).all()
+
+
+def test_g1_measures_what_it_was_commanded():
+    pytest.importorskip("envpool")
+    env = make_any(
+        "G1JoystickFlatTerrain", "envpool", {"lin_vel_x_min": 0.5, "lin_vel_x_max": 0.5, "push_enable": False}
+    )
+    policy = make_policy(env.spec, (), "float32")
+    params = jax.tree.map(lambda x: 0 * x, policy.init(jax.random.key(0)))
+    found = record(env, policy, params, 24, jax.random.key(0))
+    forward = found.metrics["command_x"][found.alive]
+    assert set(np.round(np.unique(forward), 6)) <= {0.0, 0.5} and (forward == 0.5).any()
+    assert 30 < found.alive.sum(axis=0).mean() < 80 and found.fell.all()  # nothing holds it up
+    height = found.metrics["height"]
+    assert 0.6 < height[0].mean() < 0.85 and height[0].mean() > height[found.alive].min()
+    assert (found.metrics["power"][found.alive] > 0).all()
