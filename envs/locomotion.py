@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from polystep_rl.types import Sides
+
 PRIVILEGED = "privileged_state"
 G1 = ("G1JoystickFlatTerrain", "G1JoystickRoughTerrain")
 JOINTS = 29
@@ -24,6 +26,8 @@ _PARTS = {
     "height": (176, 1),  # m, of the pelvis
     "torque": (177, JOINTS),  # N m
 }
+
+_GAIT_INPUTS = ((0, 1), (1, -1), (3, -1), (4, 1), (5, -1), (6, 1), (7, -1), (9, 1), (10, -1), (11, -1))  # index, mirror
 
 
 def is_tracked(task: str) -> bool:
@@ -61,3 +65,26 @@ def measured(task: str, privileged: Any) -> dict[str, Any]:
         "height": part("height")[..., 0],
         "power": abs(part("torque") * part("joint_velocity")).sum(-1),
     }
+
+
+def gait_sides(task: str) -> Sides:
+    """Legs of G1 that are each other's mirror image, each with the phase of its own stride (types.Sides).
+
+    A leg sees the noisy velocity (forward, left), angular velocity (roll, pitch, yaw), gravity (forward, left) of the
+    pelvis and the command, and makes the targets of its six joints and a part of the waist's three; arms stay.
+
+    Raises:
+        ValueError: a task whose gait is not known.
+    """
+    if not is_tracked(task):
+        raise ValueError(f"{task}: the gait of this task is not known; expected one of {', '.join(G1)}")
+    observations, mirrored = zip(*_GAIT_INPUTS, strict=True)
+    legs, signs = tuple(range(6)), (1, -1, -1, 1, 1, -1)  # hip pitch, roll, yaw, knee, ankle pitch, roll
+    waist, waist_signs = (12, 13, 14), (-1, -1, 1)  # yaw, roll, pitch
+    return Sides(
+        inputs=(observations, observations),
+        input_signs=((1,) * len(observations), mirrored),
+        phase=((99, 101), (100, 102)),
+        outputs=((*legs, *waist), (*(leg + 6 for leg in legs), *waist)),
+        output_signs=((1,) * 9, (*signs, *waist_signs)),
+    )

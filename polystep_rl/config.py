@@ -49,6 +49,8 @@ class TrainConfig:
     """Seed of everything."""
     hidden: tuple[int, ...] = (16,)
     """Units of the hidden layers; none is a linear policy."""
+    structure: Literal["none", "gait"] = "none"
+    """gait: both legs of a walking robot share one network, which sees its own leg's phase; none: a plain network."""
     simulator: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
     """What simulates: auto takes the first of the others that has the environment."""
     env_kwarg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -107,7 +109,7 @@ class TrainConfig:
 
 
 # What only a population search has; a gradient method is one run on the environment's own episodes and rewards.
-_SEARCH_ONLY = ("train_horizon", "train_horizon_final", "step_penalty", "starts", "start_generations")
+_SEARCH_ONLY = ("structure", "train_horizon", "train_horizon_final", "step_penalty", "starts", "start_generations")
 PRESETS = ("tuned", "compare", "repair", "paper")
 
 

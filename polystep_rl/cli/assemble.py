@@ -20,6 +20,7 @@ from polystep_rl.cli.initial import Initial, initial
 from polystep_rl.cli.simulate import CALIBRATION_SEED, Task, make_env, make_evaluator, on_host
 from polystep_rl.config import TrainConfig, check_ranges, load_yaml
 from polystep_rl.envs.cores import limit_cores, usable_cores
+from polystep_rl.envs.locomotion import gait_sides
 from polystep_rl.evaluate import Horizon, use_cores
 from polystep_rl.normalize import observation_scale, random_action_moments
 from polystep_rl.policies import make_policy, mlp_policy
@@ -131,11 +132,12 @@ def prior_moments(env: Env | HostEnv) -> Moments:
 
 def make_scaled_policy(env: Env | HostEnv, config: TrainConfig) -> Policy:
     """The policy that a configuration describes, its input scales measured. ValueError where the spaces do not fit."""
-    make_policy(env.spec, config.hidden, config.policy)  # says so before anything is measured
+    sides = gait_sides(config.env) if config.structure == "gait" else None
+    make_policy(env.spec, config.hidden, config.policy, sides=sides)  # says so before anything is measured
     calibration = jax.random.key(CALIBRATION_SEED)
     mode = "episodes" if config.observation_scale == "running" else config.observation_scale
     offset, scale = observation_scale(env, calibration, mode, config.observation_unit)
-    return make_policy(env.spec, config.hidden, config.policy, offset, scale)
+    return make_policy(env.spec, config.hidden, config.policy, offset, scale, sides=sides)
 
 
 def make_algorithm(config: TrainConfig) -> Strategy:

@@ -1,0 +1,58 @@
+"""Training and judging a walking robot, from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import assert_one_line, done
+
+from polystep_rl.policies.io import load_policy
+
+G1 = ("train", "--env", "G1JoystickFlatTerrain", "--max-episode-steps", "40", "--episodes", "1", "--eval-episodes", "4",
+      "--test-episodes", "4", "--total-timesteps", "1500", "--eval-freq", "1000", "--quiet", "--json")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _envpool(recwarn):
+    """EnvPool imports libraries that warn."""
+    pytest.importorskip("envpool")
+    yield
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+def test_both_legs_share_a_network_and_the_policy_is_judged(precision: str, cli: Callable, tmp_path: Path) -> None:
+    run = tmp_path / precision
+    printed = done(cli(*G1, "--policy", precision, "--structure", "gait", "--hidden", "8", "--run-dir", run))
+    assert printed["simulator"] == "envpool" and printed["crn"] is True
+    saved = load_policy(run / "best_policy")
+    assert saved.params["0"]["w"].shape == (8, 32) and saved.params["1"]["w"].shape == (9, 8)
+    found = done(cli("eval", run, "--episodes", "6", "--json"))
+    assert found["episodes"] == 6 and 0 < found["mean_length"] <= 40 and 0 <= found["fall_rate"] <= 1
+    low, high = found["mean_length_interval"]
+    assert low <= found["mean_length"] <= high
+    assert found["directions"]["stand"]["seconds"] + found["directions"]["forward"]["seconds"] >= 0
+    seconds = sum(direction["seconds"] for direction in found["directions"].values())
+    assert seconds == pytest.approx(0.02 * 6 * found["mean_length"])
+    assert set(found["standing"]) == {"mean_length", "fall_rate", "long_rate"} and found["power"] > 0
+    again = done(cli("eval", run, "--episodes", "6", "--json"))
+    assert again == found
+    text = cli("eval", run, "--episodes", "6")
+    assert text.code == 0 and "task return" in text.out and "told to stand" in text.out and "m/s" in text.out
+
+
+def test_evaluation_and_judgement_agree(cli: Callable, tmp_path: Path) -> None:
+    """The summary's evaluation of the policy, and `eval` on as many episodes of the same stream."""
+    printed = done(cli(*G1, "--policy", "float32", "--hidden", "--run-dir", tmp_path / "run"))
+    found = done(cli("eval", tmp_path / "run", "--episodes", "4", "--json"))
+    for name in ("mean_return", "std_return", "mean_length"):
+        np.testing.assert_allclose(found[name], printed["eval"][name], rtol=1e-5)
+
+
+def test_a_gait_needs_legs(cli: Callable) -> None:
+    outcome = cli("train", "--env", "CartPole-v1", "--structure", "gait", "--quiet", "--json")
+    assert_one_line(outcome, 2, "the gait of this task is not known")
+    outcome = cli("train", "--env", "G1JoystickFlatTerrain", "--algo", "ppo", "--structure", "gait", "--quiet")
+    assert_one_line(outcome, 2, "structure was gait with ppo")
