@@ -7,7 +7,8 @@ import optax
 from polystep_rl import polystep as ps
 from polystep_rl import polytope, schedules, shaping, subspace, transport
 from polystep_rl.amortise import amortise
-from polystep_rl.config import ConfigError, check_ranges
+from polystep_rl.config import ConfigError
+from polystep_rl.ranges import check_ranges
 from polystep_rl.settings import SearchConfig
 from polystep_rl.types import Strategy
 from polystep_rl.updates import averaged, transformed, within

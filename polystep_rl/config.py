@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import math
 import re
 import reprlib
 import types
@@ -70,7 +69,13 @@ class TrainConfig:
     train_horizon_final: int | None = None
     """With --train-horizon: what it grows to, geometrically, as the budget of env steps is spent."""
     step_penalty: float = 0.0
-    """Subtracted from every step's reward in training, not in what is reported: an alive bonus, for one."""
+    """Subtracted from every step's reward in training, not in what is reported: an alive bonus, for one. One below 0
+    pays for living."""
+    step_penalty_final: float | None = None
+    """What --step-penalty moves to, linearly, as the budget of env steps is spent."""
+    train_end: str | None = None
+    """End an episode of training, not of what is reported, where a metric of the environment falls below a number:
+    height<0.5."""
     observation_scale: Literal["episodes", "bounds", "none", "running"] = "episodes"
     """Input scales: from episodes of random actions, from the bounds of the observation space, none, or running
     statistics of all observations that training acted on (population searches and PPO; the others keep the first)."""
@@ -109,7 +114,8 @@ class TrainConfig:
 
 
 # What only a population search has; a gradient method is one run on the environment's own episodes and rewards.
-_SEARCH_ONLY = ("structure", "train_horizon", "train_horizon_final", "step_penalty", "starts", "start_generations")
+SEARCH_ONLY = ("structure", "train_horizon", "train_horizon_final", "train_end", "step_penalty", "step_penalty_final")
+SEARCH_ONLY += ("starts", "start_generations")
 PRESETS = ("tuned", "compare", "repair", "paper")
 
 
@@ -158,7 +164,7 @@ def preset(env: str, policy: str, name: str = "tuned", algo: str = "polystep") -
             search = {**merged.get("search", {}), **part.get("search", {})}
             merged = {**merged, **part, "search": search}
     if algo in GRADIENT:
-        merged = {key: value for key, value in merged.items() if key not in _SEARCH_ONLY}
+        merged = {key: value for key, value in merged.items() if key not in SEARCH_ONLY}
     return from_plain(TrainConfig, merged)
 
 
@@ -201,83 +207,6 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
 
 def _is(value: Any, hint: Any) -> bool:
     return value in typing.get_args(hint) if typing.get_origin(hint) is Literal else type(value) is hint
-
-
-# The smallest values; None is not looked at.
-_AT_LEAST = {
-    **dict.fromkeys(("subspace_size", "rank", "particle_dim", "probes", "schedule_generations"), 1),
-    **dict.fromkeys(("amortise", "episodes", "hidden", "total_timesteps", "generations", "eval_freq"), 1),
-    **dict.fromkeys(("eval_episodes", "test_episodes", "n_envs", "n_steps", "batch_size", "n_epochs"), 1),
-    **dict.fromkeys(("buffer_size", "train_freq", "gradient_steps", "target_update_interval"), 1),
-    **dict.fromkeys(("seed", "redraw_every", "momentum", "kl_penalty", "epsilon_final", "learning_starts"), 0),
-    **dict.fromkeys(("ent_coef", "vf_coef", "gamma", "gae_lambda", "learning_rate_final"), 0),
-    **dict.fromkeys(("exploration_fraction", "exploration_final_eps", "averaging", "init_scale"), 0),
-    **dict.fromkeys(("max_episode_steps", "train_horizon", "train_horizon_final", "init_widen"), 1),
-    **dict.fromkeys(("starts", "start_generations", "policy_delay", "critic"), 1),
-    **dict.fromkeys(("action_noise", "target_policy_noise", "target_noise_clip"), 0),
-    "population": 2,
-}
-_AT_MOST = dict.fromkeys(
-    ("elite_ratio", "tau", "gamma", "gae_lambda", "exploration_fraction", "exploration_final_eps"), 1
-)
-_ABOVE_ZERO = {"epsilon", "step_radius", "step_radius_final", "probe_radius", "probe_radius_final", "sigma"}
-_ABOVE_ZERO |= {"elite_ratio", "learning_rate", "wall_seconds", "observation_unit", "sigma_final", "clip_range"}
-_ABOVE_ZERO |= {"max_grad_norm", "weight_limit"}
-_INFINITE_OK = {"kl_penalty", "wall_seconds"}
-MAX_GROWING = 2**31 - 1  # the share of the budget that is spent is counted in int32
-MAX_SEED = 2**32 - 1  # beyond it, jax.random.key gives the same stream to many seeds
-
-
-def check_ranges(config: Any) -> None:
-    """Raise ConfigError, naming the setting, for the first number that is out of range or has no use beside another."""
-    if isinstance(config, TrainConfig):
-        _check_together(config)
-    for entry in dataclasses.fields(config):
-        value = getattr(config, entry.name)
-        if dataclasses.is_dataclass(value):
-            check_ranges(value)
-        for number in value if isinstance(value, tuple) else (value,):
-            if type(number) in (int, float):
-                _check_range(entry.name, number)
-
-
-def _check_together(config: TrainConfig) -> None:
-    """Raise ConfigError for settings that do nothing without, or with, another one."""
-    if config.init is None and config.init_widen > 1:
-        said = "it widens a given policy; set hidden instead"
-        raise ConfigError(f"init_widen was {config.init_widen} without init: {said}")
-    if config.algo in GRADIENT:
-        for entry in dataclasses.fields(config):
-            value = getattr(config, entry.name)
-            if entry.name in _SEARCH_ONLY and value != entry.default:
-                raise ConfigError(
-                    f"{entry.name} was {value} with {config.algo}, which is one run on the environment's own episodes "
-                    "and rewards; leave it out, or make it a wrapper"
-                )
-    if config.train_horizon_final is None:
-        return
-    for name in ("train_horizon", "total_timesteps"):
-        if getattr(config, name) is None:
-            raise ConfigError(f"train_horizon_final was {config.train_horizon_final} without {name}: give both")
-    if (config.total_timesteps or 0) > MAX_GROWING:
-        raise ConfigError(
-            f"total_timesteps was {config.total_timesteps}, expected at most {MAX_GROWING} where episodes grow"
-        )
-
-
-def _check_range(name: str, value: float) -> None:
-    if math.isnan(value) or (math.isinf(value) and name not in _INFINITE_OK):
-        raise ConfigError(f"{name} was {value}, expected a finite number")
-    if name in _ABOVE_ZERO and not value > 0:
-        raise ConfigError(f"{name} was {value}, expected a number above 0")
-    if value < _AT_LEAST.get(name, -math.inf):
-        raise ConfigError(f"{name} was {value}, expected at least {_AT_LEAST[name]}")
-    if value > _AT_MOST.get(name, math.inf):
-        raise ConfigError(f"{name} was {value}, expected at most {_AT_MOST[name]}")
-    if name == "seed" and value > MAX_SEED:
-        raise ConfigError(f"seed was {value}, expected at most {MAX_SEED}")
-    if name in ("momentum", "averaging") and value >= 1:
-        raise ConfigError(f"{name} was {value}, expected a number below 1")
 
 
 def _suggest(name: str, known: Any) -> str:

@@ -69,10 +69,12 @@ class _Portion(NamedTuple):
 
 
 class Horizon(NamedTuple):
-    """Steps after which an episode is cut, where that is sooner than the environment's own limit."""
+    """Where an episode is cut, where that is sooner than the environment's own limit."""
 
-    first: int | None = None  # None: the environment's own
+    first: int | None = None  # steps; None: the environment's own
     last: int | None = None  # at the end of the budget, in between geometrically; None: always `first`
+    metric: str | None = None  # cut the episode after a step in which this metric of the environment ...
+    least: float = 0.0  # ... is below this
 
     @property
     def grows(self) -> bool:
@@ -87,6 +89,25 @@ class Horizon(NamedTuple):
         steps = first * (last / first) ** share
         return steps.round().astype(np.int32) if hasattr(steps, "round") else round(steps)
 
+    def over(self, metrics: dict[str, Any]) -> Any:
+        """Whether a step's metrics end the episode, in their shape; False where they have no say."""
+        return False if self.metric is None else metrics[self.metric] < self.least
+
+
+class Penalty(NamedTuple):
+    """What the cost counts every step worse than its reward; the returns do not. Below 0 it pays for living."""
+
+    first: float = 0.0
+    last: float | None = None  # at the end of the budget, in between linearly; None: always `first`
+
+    @property
+    def grows(self) -> bool:
+        return self.last is not None
+
+    def at(self, share: Any) -> Any:
+        """The penalty once a share in [0, 1] of the budget is spent."""
+        return self.first if self.last is None else self.first + (self.last - self.first) * share
+
 
 def device_evaluator(
     env: Env,
@@ -94,16 +115,16 @@ def device_evaluator(
     episodes: int,
     layout: Layout = Layout(),
     collect_moments: bool = False,
-    step_penalty: float = 0.0,
+    penalty: Penalty = Penalty(),
     horizon: Horizon = Horizon(),
 ) -> Evaluator:
     """Evaluator for a functional environment: n candidates x ``episodes`` episodes, common random numbers.
 
     The candidates are split over the devices; on each of them they are decoded, deployed and rolled out in chunks
     that respect ``layout.max_bytes``. Episode j of every candidate starts from the same reset key. What ``decode``
-    needs it must bring along as a ``jax.tree_util.Partial``, whose arguments travel to every device. The cost counts
-    every step as ``step_penalty`` worse than its reward; the returns do not. ``horizon`` cuts episodes where that is
-    sooner than the environment's own limit; where it grows, a call takes the share of the budget that is spent, too.
+    needs it must bring along as a ``jax.tree_util.Partial``, whose arguments travel to every device. ``penalty`` is
+    in the cost, not in the returns. ``horizon`` cuts episodes where that is sooner than the environment's own limit;
+    where one of the two changes, a call takes the share of the budget that is spent, too.
     """
     check_episodes(episodes, horizon)
     mesh = Mesh(np.array(layout.devices or jax.devices()), ("candidates",))
@@ -125,7 +146,9 @@ def device_evaluator(
 
         def run(decode: Callable[[PyTree], Params], portion: _Portion, keys: Key, limit: Array) -> Episodes:
             deployed = jax.vmap(policy.deploy)(decode(portion.candidates))
-            return rollout(env, policy, deployed, keys, layout.rollout, collect_moments, portion.real.sum(), limit)
+            return rollout(
+                env, policy, deployed, keys, layout.rollout, collect_moments, portion.real.sum(), limit, horizon.over
+            )
 
         def shard(decode: Callable[[PyTree], Params], part: _Portion, keys: Key, limit: Array) -> Episodes:
             size = chunk_size(decode, policy, part.candidates, layout.max_bytes)
@@ -139,10 +162,10 @@ def device_evaluator(
             )
         out = shard(decode if isinstance(decode, Partial) else Partial(decode), padded, keys, limit)
         returns, lengths = out.returns[:n], out.lengths[:n]
-        cost, nonfinite = finite_cost(returns - step_penalty * lengths if step_penalty else returns)
+        cost, nonfinite = finite_cost(returns if penalty == Penalty() else returns - penalty.at(share) * lengths)
         return Evaluation(cost, returns, lengths, lengths.sum(), merge_moments(out.obs_moments), nonfinite)
 
-    evaluate.grows = horizon.grows  # type: ignore[attr-defined]
+    evaluate.grows = horizon.grows or penalty.grows  # type: ignore[attr-defined]
     return evaluate
 
 
@@ -150,7 +173,7 @@ def check_episodes(episodes: int, horizon: Horizon) -> None:
     """ValueError for fewer than one episode or step."""
     if episodes < 1:
         raise ValueError(f"episodes={episodes}: expected at least 1 episode per candidate")
-    if min(x for x in (*horizon, 1) if x is not None) < 1:
+    if min(x for x in (horizon.first, horizon.last, 1) if x is not None) < 1:
         raise ValueError(f"{horizon}: expected at least 1 step")
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from polystep_rl.config import MAX_SEED, ConfigError, Precision, TrainConfig, check_ranges, from_plain, preset
+from polystep_rl.config import ConfigError, Precision, TrainConfig, from_plain, preset
+from polystep_rl.ranges import MAX_SEED, check_ranges
 from polystep_rl.rundir import safe_name
 from polystep_rl.settings import EvolutionConfig, SearchConfig
 

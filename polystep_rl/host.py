@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from polystep_rl.evaluate import DEFAULT_MAX_BYTES, Horizon, check_episodes, chunk_size
+from polystep_rl.evaluate import DEFAULT_MAX_BYTES, Horizon, Penalty, check_episodes, chunk_size
 from polystep_rl.ledger import Ledger, SimulatorError
 from polystep_rl.rollout import WIDTH
 from polystep_rl.statistics import merge
@@ -84,9 +84,9 @@ class HostEvaluator:
         layout: lanes, groups and memory.
         collect_moments: also return moments of the observations of living steps.
         seed: of simulators that cannot be seeded at a reset.
-        step_penalty: what the cost counts every step worse than its reward; the returns do not.
-        horizon: steps after which an episode is cut, where that is sooner than the environment's own limit; where it
-            grows, a call takes the share of the budget that is spent, too.
+        penalty: what the cost counts every step worse than its reward; the returns do not.
+        horizon: where an episode is cut, where that is sooner than the environment's own limit; where one of the two
+            changes, a call takes the share of the budget that is spent, too.
 
     Raises:
         ValueError: fewer than one episode or step.
@@ -103,20 +103,23 @@ class HostEvaluator:
         layout: HostLayout = HostLayout(),
         collect_moments: bool = False,
         seed: int = 0,
-        step_penalty: float = 0.0,
+        penalty: Penalty = Penalty(),
         horizon: Horizon = Horizon(),
     ) -> None:
         check_episodes(episodes, horizon)
-        self.env, self.policy, self.episodes, self.layout = env, policy, episodes, layout
-        self.collect_moments, self.seed, self.step_penalty = collect_moments, seed, step_penalty
+        if horizon.metric is not None and not hasattr(env, "measuring"):
+            raise ValueError(f"{env.spec.id} on {env.simulator} measures nothing: an episode cannot end on a metric")
+        self.env = env if horizon.metric is None else env.measuring()
+        self.policy, self.episodes, self.layout = policy, episodes, layout
+        self.collect_moments, self.seed, self.penalty = collect_moments, seed, penalty
         self.horizon, self._limit = horizon, env.spec.horizon
         self._lanes: Lanes | None = None
         self._faults = 0
 
     @property
     def grows(self) -> bool:
-        """Whether episodes become longer while the budget is spent."""
-        return self.horizon.grows
+        """Whether episodes or the penalty change while the budget is spent."""
+        return self.horizon.grows or self.penalty.grows
 
     @property
     def faults(self) -> int:
@@ -154,7 +157,7 @@ class HostEvaluator:
             raise
         returns = np.concatenate([ledger.returns for ledger in parts]).reshape(n, -1)
         lengths = np.concatenate([ledger.lengths for ledger in parts]).reshape(n, -1)
-        cost, bad = _finite_cost(returns - self.step_penalty * lengths)
+        cost, bad = _finite_cost(returns - float(self.penalty.at(share)) * lengths)
         moments = functools.reduce(merge, (ledger.moments() for ledger in parts))
         return Evaluation(cost, returns, lengths, lengths.sum(), moments, bad)  # type: ignore[arg-type]
 
@@ -194,7 +197,8 @@ class HostEvaluator:
         moved = pair[stepped]
         ledger.returns[moved] += ticks.reward[stepped]
         ledger.lengths[moved] += 1
-        ended = stepped & (ticks.terminated | ticks.truncated | (ledger.lengths[pair] >= self._limit))
+        cut = (ledger.lengths[pair] >= self._limit) | self.horizon.over(ticks.metrics)
+        ended = stepped & (ticks.terminated | ticks.truncated | cut)
         group.pair[sent[ended]] = -1
         group.fresh[sent] = False
 

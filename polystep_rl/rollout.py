@@ -66,6 +66,7 @@ def rollout(
     collect_moments: bool = False,
     count: Array | None = None,
     limit: Array | int | None = None,
+    over: Callable[[dict[str, Array]], Array | bool] = lambda metrics: False,
 ) -> Episodes:
     """Roll out n candidates for r episodes each; episode j starts from ``keys[j]`` for every candidate.
 
@@ -78,6 +79,7 @@ def rollout(
         collect_moments: also accumulate observation moments over living steps.
         count: () int32, candidates to roll out, the first ones; the rest is padding: zeros, and in no moment.
         limit: () int, steps after which an episode is cut; the environment's own by default.
+        over: whether the metrics of a step, each (L,), cut the episode.
     """
     n = jax.tree.leaves(deployed)[0].shape[0]
     r = keys.shape[0]
@@ -93,7 +95,7 @@ def rollout(
     def step(weights: PyTree, lanes: _Lanes) -> _Lanes:
         out = vstep(lanes.state, act(weights, lanes.obs))
         length = lanes.length + lanes.alive
-        ended = out.terminated | out.truncated | (length >= limit)
+        ended = out.terminated | out.truncated | (length >= limit) | over(out.metrics)
         moments = lanes.moments
         if collect_moments:
             x = jnp.where(lanes.alive, lanes.obs - offset, 0)

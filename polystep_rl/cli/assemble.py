@@ -18,14 +18,15 @@ from polystep_rl.build import build_strategy
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.initial import Initial, initial
 from polystep_rl.cli.simulate import CALIBRATION_SEED, Task, make_env, make_evaluator, on_host
-from polystep_rl.config import TrainConfig, check_ranges, load_yaml
+from polystep_rl.config import TrainConfig, load_yaml
 from polystep_rl.envs.cores import limit_cores, usable_cores
 from polystep_rl.envs.locomotion import gait_sides
-from polystep_rl.evaluate import Horizon, use_cores
+from polystep_rl.evaluate import Horizon, Penalty, use_cores
 from polystep_rl.normalize import observation_scale, random_action_moments
 from polystep_rl.policies import make_policy, mlp_policy
 from polystep_rl.policies.io import SavedPolicy, load_policy
 from polystep_rl.racing import racing
+from polystep_rl.ranges import check_ranges, train_end
 from polystep_rl.rundir import finite
 from polystep_rl.settings import SETTINGS, EvolutionConfig, SearchConfig
 from polystep_rl.statistics import observing
@@ -115,8 +116,9 @@ def _evaluators(env: Env | HostEnv, policy: Policy, config: TrainConfig) -> tupl
     keys, running = streams(config.seed), config.observation_scale == "running" and config.init is None
     try:
         episodes = episodes_per_candidate(config)
-        horizon = Horizon(config.train_horizon, config.train_horizon_final)
-        evaluate = make_evaluator(env, policy, episodes, keys.episodes, running, config.step_penalty, horizon)
+        horizon = Horizon(config.train_horizon, config.train_horizon_final, *train_end(config.train_end))
+        penalty = Penalty(config.step_penalty, config.step_penalty_final)
+        evaluate = make_evaluator(env, policy, episodes, keys.episodes, running, penalty, horizon)
         return evaluate, make_evaluator(env, policy, config.eval_episodes, keys.evaluation)
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -30,11 +30,12 @@ from polystep_rl.cli.simulate import (
     simulator_facts,
     summarise,
 )
-from polystep_rl.config import TrainConfig, check_ranges
+from polystep_rl.config import TrainConfig
 from polystep_rl.envs.single import make_single
 from polystep_rl.envs.spaces import flat_observations, policy_actions
 from polystep_rl.policies import frozen, mlp_policy, precision, save_policy
 from polystep_rl.policies.quantise import quantise as fit
+from polystep_rl.ranges import check_ranges
 from polystep_rl.rundir import RunDir
 from polystep_rl.statistics import INPUT, RunningScales
 from polystep_rl.train import EVAL_COLUMNS, streams

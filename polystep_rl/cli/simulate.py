@@ -15,10 +15,11 @@ import jax
 import numpy as np
 
 from polystep_rl.cli import UsageError
-from polystep_rl.config import MAX_SEED, TrainConfig
+from polystep_rl.config import TrainConfig
 from polystep_rl.envs import make_any
-from polystep_rl.evaluate import Horizon, device_evaluator, evaluate_params
+from polystep_rl.evaluate import Horizon, Penalty, device_evaluator, evaluate_params
 from polystep_rl.host import SimulatorError, host_evaluator
+from polystep_rl.ranges import MAX_SEED
 from polystep_rl.train import streams
 from polystep_rl.types import Env, Evaluation, Evaluator, HostEnv, Key, Params, Policy
 
@@ -108,7 +109,7 @@ def make_evaluator(
     episodes: int,
     key: Key,
     collect_moments: bool = False,
-    step_penalty: float = 0.0,
+    penalty: Penalty = Penalty(),
     horizon: Horizon = Horizon(),
 ) -> Evaluator:
     """An evaluator for an environment; ``key`` is the stream of simulators that have one of their own."""
@@ -119,7 +120,7 @@ def make_evaluator(
             episodes,
             collect_moments=collect_moments,
             seed=stream_seed(key),
-            step_penalty=step_penalty,
+            penalty=penalty,
             horizon=horizon,
         )
     return device_evaluator(
@@ -127,7 +128,7 @@ def make_evaluator(
         policy,
         episodes,
         collect_moments=collect_moments,
-        step_penalty=step_penalty,
+        penalty=penalty,
         horizon=horizon,
     )
 

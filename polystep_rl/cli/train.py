@@ -14,7 +14,8 @@ import tyro
 
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
-from polystep_rl.config import ConfigError, TrainConfig, check_ranges, load_yaml, preset, to_plain, to_yaml
+from polystep_rl.config import ConfigError, TrainConfig, load_yaml, preset, to_plain, to_yaml
+from polystep_rl.ranges import check_ranges
 from polystep_rl.settings import GRADIENT
 
 BUDGETS = ("total_timesteps", "generations", "wall_seconds", "stop_reward", "stop_at_threshold")

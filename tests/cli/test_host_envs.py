@@ -523,7 +523,7 @@ USAGE = {
     "widen nothing": ((*SLIDER, "--init-widen", "2"), "init_widen was 2 without init"),
     "too long to grow": (
         (*SLIDER, "--train-horizon", "5", "--train-horizon-final", "9", "--total-timesteps", "3000000000"),
-        "expected at most 2147483647 where episodes grow",
+        "expected at most 2147483647 with train_horizon_final",
     ),
     "horizon to nowhere": ((*SLIDER, "--train-horizon-final", "9"), "train_horizon_final was 9 without train_horizon"),
     "penalty": ((*SLIDER, "--step-penalty", "nan"), "step_penalty was nan, expected a finite number"),

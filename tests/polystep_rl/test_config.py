@@ -18,7 +18,6 @@ from polystep_rl.config import (
     Precision,
     SearchConfig,
     TrainConfig,
-    check_ranges,
     from_plain,
     load_yaml,
     preset,
@@ -27,6 +26,7 @@ from polystep_rl.config import (
 )
 from polystep_rl.envs import registered_ids
 from polystep_rl.grid import Grid
+from polystep_rl.ranges import check_ranges
 from polystep_rl.settings import SETTINGS, settings_class
 
 FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("presets/*.yaml"))
@@ -112,7 +112,7 @@ def test_gradient_methods_have_no_settings_of_the_evaluation() -> None:
     for env in ("LunarLander-v3", "Hopper-v5"):
         assert preset(env, "float32").step_penalty > 0
         assert preset(env, "float32", algo="ppo").step_penalty == 0
-        configs.check_ranges(preset(env, "float32", algo="ppo"))
+        check_ranges(preset(env, "float32", algo="ppo"))
 
 
 def test_every_setting_has_a_description() -> None:

@@ -11,10 +11,10 @@ import pytest
 from jax.tree_util import Partial
 
 from polystep_rl.envs import make
-from polystep_rl.evaluate import Horizon, Layout, device_evaluator, evaluate_params, finite_cost, merge_moments
+from polystep_rl.evaluate import Horizon, Layout, Penalty, device_evaluator, evaluate_params, finite_cost, merge_moments
 from polystep_rl.policies import make_policy
 from polystep_rl.rollout import RolloutConfig
-from polystep_rl.types import Evaluation, Moments, Policy
+from polystep_rl.types import Evaluation, Moments, Policy, Step
 
 N, R = 7, 4  # odd: padding on two devices, and in chunks
 TINY = Layout(max_bytes=1)
@@ -91,6 +91,40 @@ def test_a_horizon_that_grows(policy: Policy, reference: Evaluation) -> None:
         np.testing.assert_array_equal(run(jnp.float32(share)).lengths, np.minimum(reference.lengths, limit))
         assert Horizon(5, 80).at(share, 500) == limit
     assert reference.lengths.max() > 20
+
+
+class Measured:
+    """CartPole that also measures how far its angle is from the end of the episode, in radians."""
+
+    def __init__(self) -> None:
+        self.env = make("CartPole-v1")
+        self.spec = self.env.spec
+        self.reset = self.env.reset
+
+    def step(self, state: Any, action: Any) -> Step:
+        out = self.env.step(state, action)
+        return out._replace(metrics={"margin": 0.2095 - jnp.abs(out.obs[2])})
+
+
+def test_a_metric_may_end_an_episode(policy: Policy, reference: Evaluation) -> None:
+    """After the step in which it fell below a bound: later where the bound is lower, as if cut at that step."""
+    env, last = Measured(), np.zeros((N, R))
+    for least in (0.15, 0.1, 0.0):
+        evaluator = device_evaluator(env, policy, R, horizon=Horizon(metric="margin", least=least))
+        cut = evaluator(KEY, population(policy), lambda x: x)
+        assert (last <= cut.lengths).all() and (cut.lengths <= reference.lengths).all()
+        assert (last < cut.lengths).any()
+        np.testing.assert_array_equal(cut.returns, cut.lengths)
+        last = np.asarray(cut.lengths)
+
+
+def test_a_penalty_that_fades(policy: Policy, reference: Evaluation) -> None:
+    evaluator = device_evaluator(make("CartPole-v1"), policy, R, penalty=Penalty(2.0, 0.5))
+    assert evaluator.grows  # type: ignore[attr-defined]
+    for share, penalty in ((0.0, 2.0), (0.5, 1.25), (1.0, 0.5)):
+        found = evaluator(KEY, population(policy), lambda x: x, share)  # type: ignore[call-arg]
+        np.testing.assert_allclose(found.cost, (penalty - 1) * reference.lengths.mean(1), rtol=1e-5)
+        np.testing.assert_array_equal(found.returns, reference.returns)
 
 
 @pytest.mark.parametrize("horizon, own, ends", [

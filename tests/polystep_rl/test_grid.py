@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from polystep_rl.config import ConfigError, check_ranges, from_plain, to_plain
+from polystep_rl.config import ConfigError, from_plain, to_plain
 from polystep_rl.grid import Grid, cells, load_grid, narrowed
+from polystep_rl.ranges import check_ranges
 from polystep_rl.settings import EvolutionConfig, PPOConfig
 
 GRID = Grid(

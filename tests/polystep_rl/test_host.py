@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from polystep_rl.evaluate import Horizon
+from polystep_rl.evaluate import Horizon, Penalty
 from polystep_rl.host import HostLayout, SimulatorError, host_evaluator
 from polystep_rl.ledger import Ledger
 from polystep_rl.policies import make_policy
@@ -143,8 +143,23 @@ def test_a_horizon_that_grows():
     assert longest == [2, 6, 18, 2]
 
 
+def test_a_penalty_may_fade():
+    """Linearly in the share of the budget that is spent."""
+    env = PointEnv()
+    policy = make_policy(env.spec, (), "float32")
+    params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 5))
+    with host_evaluator(env, policy, 2, penalty=Penalty(-1.0, 0.0)) as evaluator:
+        assert evaluator.grows
+        found = [evaluator(jax.random.key(1), params, lambda c: c, share) for share in (0.0, 0.75, 1.0)]
+    plain = found[-1]
+    living = plain.lengths.mean(axis=1)
+    for share, one in zip((0.0, 0.75, 1.0), found, strict=True):
+        np.testing.assert_allclose(one.cost, plain.cost - (1 - share) * living, rtol=1e-5)
+        np.testing.assert_array_equal(one.returns, plain.returns)
+
+
 def test_step_penalty_is_in_the_cost_alone():
-    plain, shaped = evaluate(PointEnv()), evaluate(PointEnv(), step_penalty=0.5)
+    plain, shaped = evaluate(PointEnv()), evaluate(PointEnv(), penalty=Penalty(0.5))
     np.testing.assert_array_equal(plain.returns, shaped.returns)
     np.testing.assert_allclose(shaped.cost, plain.cost + 0.5 * plain.lengths.mean(1), rtol=1e-5)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from polystep_rl.envs import make, make_any
-from polystep_rl.evaluate import device_evaluator, evaluate_params
+from polystep_rl.evaluate import Horizon, device_evaluator, evaluate_params
 from polystep_rl.host import host_evaluator
 from polystep_rl.policies import make_policy
 from polystep_rl.recording import record
@@ -50,6 +50,27 @@ def test_on_the_host(simulator):
     found = record(env, policy, params, 6, key)
     same(found, evaluation)
     assert (found.fell | (found.alive.sum(axis=0) == 12)).all()
+
+
+def test_training_may_end_at_a_height():
+    """The episode ends with the step after which the pelvis is below it, and goes on elsewhere."""
+    pytest.importorskip("envpool")
+    env = make_any("G1JoystickFlatTerrain", "envpool")
+    policy, params = policy_for(env)
+    key = jax.random.key(0)
+    whole = record(env, policy, params, 16, key)
+    with host_evaluator(env, policy, 16, horizon=Horizon(metric="height", least=0.6)) as evaluate:
+        found = evaluate_params(evaluate, key, params)
+    below = whole.alive & (whole.metrics["height"] < 0.6)
+    expected = np.where(below.any(axis=0), 1 + below.argmax(axis=0), whole.alive.sum(axis=0))
+    np.testing.assert_array_equal(np.ravel(found.lengths), expected)
+    assert (expected < whole.alive.sum(axis=0)).any()
+
+
+def test_an_environment_that_measures_nothing_is_refused():
+    env = make_any("CartPole-v1", "gymnasium", workers="0")
+    with pytest.raises(ValueError, match="CartPole-v1 on gymnasium measures nothing"):
+        host_evaluator(env, policy_for(env)[0], 2, horizon=Horizon(metric="height"))
 
 
 def test_g1_measures_what_it_was_commanded():
