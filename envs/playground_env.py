@@ -130,7 +130,7 @@ class PlaygroundEnv:
         overrides = _overrides(task, config.to_dict(), {**options, "impl": impl})
         with _offline():
             self._env = registry.load(task, config=config, config_overrides=overrides)
-        self._like = jax.eval_shape(self._env.reset, jax.ShapeDtypeStruct((2,), jnp.uint32))
+        self._like = jax.eval_shape(self._env.reset, jax.random.key(0))
         size = self._like.obs["state"].shape if isinstance(self._like.obs, Mapping) else self._like.obs.shape
         observation = spaces.Box(-np.inf, np.inf, size, np.float32)
         action = spaces.Box(-1.0, 1.0, (self._env.action_size,), np.float32)
@@ -138,7 +138,7 @@ class PlaygroundEnv:
 
     def reset(self, key: Key) -> tuple[PyTree, Array]:
         """See types.Env."""
-        state = self._env.reset(jax.random.key_data(key))  # its state carries old-style keys
+        state = self._env.reset(key)
         return self._same_types(state), _seen(state.obs)
 
     def step(self, state: PyTree, action: Array) -> Step:
@@ -153,7 +153,11 @@ class PlaygroundEnv:
 
     def _same_types(self, state: PyTree) -> PyTree:
         """Every leaf in the type that it has after a reset, so that a loop can carry it."""
-        return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, self._like)
+
+        def cast(x: Any, like: Any) -> Any:
+            return x if jnp.issubdtype(like.dtype, jax.dtypes.prng_key) else jnp.asarray(x, like.dtype)
+
+        return jax.tree.map(cast, state, self._like)
 
 
 def _seen(obs: Any) -> Array:
