@@ -88,12 +88,13 @@ def evaluation_rate(evaluator: HostEvaluator, params: Params, turn: int) -> floa
     return float(found.env_steps) / (time.perf_counter() - began)
 
 
-def envpool_rate(case: Case, groups: int, seconds: float) -> Callable[[], float]:
+def envpool_rate(env_id: str, lanes: int, groups: int, seconds: float, **options: Any) -> Callable[[], float]:
     """EnvPool alone: zero actions, pools that take turns, as many threads as cores."""
     import envpool
 
-    lanes, threads = case.lanes // groups, -(-len(usable_cores()) // groups)
-    pools = [envpool.make(case.env, env_type="gymnasium", num_envs=lanes, num_threads=threads) for _ in range(groups)]
+    lanes, threads = lanes // groups, -(-len(usable_cores()) // groups)
+    options = {"env_type": "gymnasium", "num_envs": lanes, "num_threads": threads, **options}
+    pools = [envpool.make(env_id, **options) for _ in range(groups)]
     space = pools[0].action_space
     action = np.zeros((lanes, *space.shape), space.dtype if space.shape else np.int32)
     everyone = np.arange(lanes, dtype=np.int32)
@@ -136,8 +137,9 @@ def measure(case: Case, args: Args) -> dict[str, Any]:
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), case.candidates))
     params = jax.tree.map(lambda x: 0 * x, params)  # acts like the constant action, so that episodes are alike
     pooled = case.simulator == "envpool"
-    alone = envpool_rate(case, 1, args.seconds) if pooled else gymnasium_rate(case, args.seconds)
-    in_turns = envpool_rate(case, HostLayout().groups, args.seconds) if pooled else None
+    in_groups = functools.partial(envpool_rate, case.env, case.lanes, seconds=args.seconds)
+    alone = in_groups(1) if pooled else gymnasium_rate(case, args.seconds)
+    in_turns = in_groups(HostLayout().groups) if pooled else None
     rates: dict[str, list[float]] = {"ours": [], "alone": [], "alone_in_turns": []}
     with host_evaluator(env, policy, case.episodes, HostLayout(lanes=case.lanes)) as evaluator:
         evaluation_rate(evaluator, params, 0)  # compiles

@@ -1,0 +1,129 @@
+"""Env steps per second of whole PolyStep generations on G1, beside EnvPool's own in the same run.
+
+    python scripts/bench_g1.py --json docs/results/bench_g1.json
+
+A generation is everything: asking, decoding, episodes, telling. Its policy starts at zero, so that episodes are about
+as long as those of EnvPool alone, which is driven with zero actions, as many lanes and a thread per core. A turn's
+ratio is that of a generation to the mean of EnvPool's speed right before and right after; the median of the turns
+counts. With common random numbers the lanes are made anew for every wave of episodes, which costs the more, the shorter
+these are. Both sides have the robot without its meshes, which is as fast to step, and quicker to make.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+from bench_host import envpool_rate
+from jax.tree_util import Partial
+
+from polystep_rl.build import build_strategy
+from polystep_rl.cli.assemble import setup_jax
+from polystep_rl.envs import make_any
+from polystep_rl.envs.locomotion import gait_sides
+from polystep_rl.envs.playground_models import tree_without_visuals
+from polystep_rl.host import HostLayout, host_evaluator
+from polystep_rl.policies import make_policy
+from polystep_rl.settings import SearchConfig
+from polystep_rl.sysinfo import system_info
+from polystep_rl.types import HostEnv
+
+TASK = "G1JoystickFlatTerrain"
+BAR = 0.9
+
+
+@dataclass
+class Args:
+    """Measure PolyStep's generations on G1 against EnvPool's own speed."""
+
+    json: Path | None = None
+    """Write every figure, with hardware and versions, to this file."""
+    turns: int = 7
+    """Generations; the median of the ratios counts."""
+    seconds: float = 5.0
+    """Length of a measurement of EnvPool alone."""
+    lanes: int = 256
+    """Simulator lanes."""
+    episodes: int = 8
+    """Per candidate, of which there are 64."""
+
+
+def generation(env: HostEnv, args: Args) -> tuple[Callable[[int], float], Callable[[], None]]:
+    """A function that runs a generation and gives its env steps per second, and one that gives the lanes back."""
+    policy = make_policy(env.spec, (), "float32", sides=gait_sides(TASK))
+    strategy = build_strategy(SearchConfig(subspace_size=32, particle_dim=32, probe_radius=0.1, step_radius=0.1))
+    start = jax.tree.map(jnp.zeros_like, policy.init(jax.random.key(0)))
+    state = strategy.init(jax.random.key(1), start)
+    ask, tell = jax.jit(strategy.ask), jax.jit(strategy.tell)
+    evaluator = host_evaluator(env, policy, args.episodes, HostLayout(lanes=args.lanes))
+
+    def run(turn: int) -> float:
+        began = time.perf_counter()
+        proposal = ask(jax.random.key(turn), state)
+        found = evaluator(jax.random.key(turn), proposal.candidates, Partial(strategy.decode, state))
+        jax.block_until_ready(tell(state, proposal, jnp.asarray(found.cost)))
+        return float(found.env_steps) / (time.perf_counter() - began)
+
+    return run, evaluator.close
+
+
+def measure(crn: bool, args: Args) -> dict[str, Any]:
+    """With or without common random numbers, in turns with EnvPool alone."""
+    import envpool
+
+    env = make_any(TASK, "envpool", crn=crn)
+    assert isinstance(env, HostEnv)
+    models = tree_without_visuals(envpool.make_spec(f"{TASK}-v1").config.base_path)
+    alone = envpool_rate(f"{TASK}-v1", args.lanes, 1, args.seconds, base_path=models)
+    run, close = generation(env, args)
+    run(0)  # compiles
+    alone()
+    ours, theirs = [], []
+    for turn in range(1, args.turns + 1):
+        before = alone()
+        ours.append(run(turn))
+        theirs.append((before + alone()) / 2)
+    close()
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    ratio = statistics.median(ratios)
+    return {
+        "env": TASK,
+        "crn": crn,
+        "lanes": args.lanes,
+        "ours": statistics.median(ours),
+        "alone": statistics.median(theirs),
+        "ratio": ratio,
+        "ratios": ratios,
+        "met": ratio >= BAR,
+    }
+
+
+def main(args: Args) -> None:
+    warnings.simplefilter("ignore")
+    setup_jax()
+    load_before, rows = os.getloadavg(), []
+    print(f"{'common random numbers':<22} {'lanes':>5} {'ours/s':>8} {'alone/s':>8} {'ratio':>6}  bar")
+    for crn in (False, True):
+        row = measure(crn, args)
+        rows.append(row)
+        verdict = f"{BAR} {'met' if row['met'] else 'MISSED'}"
+        speeds = f"{row['ours']:>8,.0f} {row['alone']:>8,.0f} {row['ratio']:>6.2f}"
+        print(f"{str(crn):<22} {args.lanes:>5} {speeds}  {verdict}", flush=True)
+    print(f"load average {load_before[0]:.2f} before, {os.getloadavg()[0]:.2f} after; {os.cpu_count()} cores")
+    if args.json:
+        record = {"system": system_info(), "load_average": [load_before, os.getloadavg()], "cases": rows}
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
