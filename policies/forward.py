@@ -18,11 +18,12 @@ from polystep_rl.policies.precision import (
     WEIGHT_UNIT,
     LayerPlan,
     action_plan,
+    bias_gain,
     input_plan,
     layer_sizes,
     plan,
 )
-from polystep_rl.policies.sides import features, integer_features, joined
+from polystep_rl.policies.sides import features, first, integer_features, joined
 from polystep_rl.types import Params, PolicySpec
 
 
@@ -37,9 +38,16 @@ def finite(observations: np.ndarray, size: int) -> np.ndarray:
 
 def normalised(spec: PolicySpec, obs: np.ndarray) -> np.ndarray:
     """What the first layer of a float policy reads (n, o), of finite observations; of S sides (S * n, f)."""
-    x = (obs.astype(np.float64) - np.asarray(spec.obs_offset)) / np.asarray(spec.obs_scale)
-    x = np.clip(x, -INPUT_LIMIT, INPUT_LIMIT)
-    return x if spec.sides is None else np.concatenate(features(np, spec.sides, x.T, obs.T), axis=1).T
+    offset, scale = np.asarray(spec.obs_offset), np.asarray(spec.obs_scale)
+
+    def read(obs: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+        x = (obs.astype(np.float64) - offset[rows]) / scale[rows]
+        return np.clip(x, -INPUT_LIMIT, INPUT_LIMIT)
+
+    if spec.sides is None:
+        return read(obs, slice(None))
+    rows = first(spec.sides)
+    return np.concatenate(features(np, spec.sides, obs.T, lambda own: read(own.T, rows).T), axis=1).T
 
 
 def activation(float_spec: PolicySpec, y: np.ndarray) -> np.ndarray:
@@ -62,7 +70,8 @@ def float_targets(float_spec: PolicySpec, params: Params, obs: np.ndarray) -> li
     for index, (fan_in, _) in enumerate(layer_sizes(float_spec)):
         layer = params[str(index)]
         w = np.asarray(layer["w"], np.float32).astype(np.float64) / np.sqrt(fan_in)
-        targets.append(t @ w.T + np.asarray(layer["b"], np.float32).astype(np.float64))
+        b = np.asarray(layer["b"], np.float32).astype(np.float64) * bias_gain(float_spec, index)
+        targets.append(t @ w.T + b)
         t = activation(float_spec, targets[-1])
     return targets
 
@@ -70,12 +79,17 @@ def float_targets(float_spec: PolicySpec, params: Params, obs: np.ndarray) -> li
 def quantised_input(spec: PolicySpec, obs: np.ndarray) -> np.ndarray:
     """Integers (n, o) in [-127, 127], as float64, of finite observations (n, o) float32; of S sides (S * n, f)."""
     multiplier, zero = input_plan(spec)
-    with np.errstate(over="ignore"):
-        product = np.rint(obs * multiplier).astype(np.float64)
-    q = np.clip(product, zero - QMAX, zero + QMAX) - zero
+
+    def read(obs: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            product = np.rint(obs * multiplier[rows]).astype(np.float64)
+        return np.clip(product, zero[rows] - QMAX, zero[rows] + QMAX) - zero[rows]
+
     if spec.sides is None:
-        return q
-    return np.concatenate(integer_features(np, spec.sides, q.T, obs.T, INPUT_UNIT), axis=1).T
+        return read(obs, slice(None))
+    rows = first(spec.sides)
+    seen = integer_features(np, spec.sides, obs.T, lambda own: read(own.T, rows).T, INPUT_UNIT)
+    return np.concatenate(seen, axis=1).T
 
 
 def integer_weights(layer: LayerPlan, w: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:

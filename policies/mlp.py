@@ -10,6 +10,7 @@ during a search, they travel with the parameters under ``"input"``, and `frozen`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from gymnasium import spaces
 
 from polystep_rl.policies import layers, precision
 from polystep_rl.policies.precision import INPUT_UNIT, QMAX, WEIGHT_UNIT, sign_pm1
-from polystep_rl.policies.sides import features, integer_features, joined
+from polystep_rl.policies.sides import features, first, integer_features, joined
 from polystep_rl.types import Array, EnvSpec, Key, Params, Policy, PolicySpec, Sides
 
 Functions = tuple[Callable[[Params], Params], Callable[[Params, Array], Array]]  # deploy, act_deployed
@@ -153,11 +154,12 @@ def _integer_functions(spec: PolicySpec) -> Functions:
         own = deployed.get(INPUT)
         multiplier, zero = (own["scale"], own["offset"]) if own else (inputs.multiplier, inputs.zero_point)
         obs = jnp.asarray(obs, jnp.float32)
-        x = layers.quantise_input(obs, multiplier, zero)
         if spec.sides is None:
-            x = network(deployed, x)
+            x = network(deployed, layers.quantise_input(obs, multiplier, zero))
         else:
-            seen = integer_features(jnp, spec.sides, x, layers.align(obs, 1, x.ndim - 1), INPUT_UNIT)
+            rows = first(spec.sides)
+            read = partial(layers.quantise_input, multiplier=multiplier[rows], zero_point=zero[rows])
+            seen = integer_features(jnp, spec.sides, obs, read, INPUT_UNIT)
             x = joined(jnp, spec.sides, [network(deployed, part) for part in seen], spec.action_size)
             x = jnp.clip(x, -QMAX, QMAX)
         if box is None:
@@ -188,7 +190,7 @@ def _float_functions(spec: PolicySpec) -> Functions:
             scale = np.float32(1.0 / (unit * np.sqrt(fan_in)))
             latent = params[str(index)]
             w, b = jnp.asarray(latent["w"], jnp.float32), jnp.asarray(latent["b"], jnp.float32)
-            deployed[str(index)] = {"w": w * scale, "b": b}
+            deployed[str(index)] = {"w": w * scale, "b": b * np.float32(precision.bias_gain(spec, index))}
         return deployed
 
     def activation(y: Array) -> Array:
@@ -204,16 +206,20 @@ def _float_functions(spec: PolicySpec) -> Functions:
             x = activation(x) if index < len(spec.hidden) else x
         return x
 
+    def normalised(obs: Array, a: Array, b: Array) -> Array:
+        obs, a, b = layers.align_all(obs, jnp.asarray(a), jnp.asarray(b))
+        return jnp.where(jnp.isnan(obs), 0.0, jnp.clip((obs - a) * b, -INPUT_LIMIT, INPUT_LIMIT))
+
     def act_deployed(deployed: Params, obs: Array) -> Array:
         obs = jnp.asarray(obs, jnp.float32)
         own = deployed.get(INPUT)
         inputs = (own["offset"], own["scale"]) if own else (offset, inverse)
-        obs, a, b = layers.align_all(obs, *(jnp.asarray(c) for c in inputs))
-        x = jnp.where(jnp.isnan(obs), 0.0, jnp.clip((obs - a) * b, -INPUT_LIMIT, INPUT_LIMIT))
         if spec.sides is None:
-            x = network(deployed, x)
+            x = network(deployed, normalised(obs, *inputs))
         else:
-            seen = features(jnp, spec.sides, x, obs)
+            rows = first(spec.sides)
+            read = partial(normalised, a=inputs[0][rows], b=inputs[1][rows])
+            seen = features(jnp, spec.sides, obs, read)
             x = joined(jnp, spec.sides, [network(deployed, part) for part in seen], spec.action_size)
         if spec.head != "box":
             return layers.argmax_groups(x, spec.groups) if spec.groups else layers.argmax_first(x)
@@ -238,8 +244,9 @@ def integers(policy: Policy, params: Params) -> dict[str, Any]:
         acc = bias + weight @ q in int32, then for requant* clip((acc * mult + (2**shift >> 1)) >> shift, low, 127) with
         an arithmetic shift, for sign 1 if acc >= 0 else -1, for none the integers themselves; the action is the first
         largest of them (within each group of consecutive ones where there are ``groups``), or the row of the action
-        table at q + 127. ``sides`` (types.Sides, or None): the layers then run once for each side, on features of q
-        (``policies.sides.integer_features``), and the outputs of all sides are summed and cut to [-127, 127].
+        table at q + 127. ``sides`` (types.Sides, or None): the layers then run once for each side, on features of what
+        it sees, quantised by the multipliers and zero points of the first side's observations
+        (``policies.sides.integer_features``); the outputs of all sides are summed and cut to [-127, 127].
 
     Raises:
         ValueError: the policy is not an integer one.

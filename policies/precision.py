@@ -13,11 +13,12 @@ int8       clip(rint(32 latent), -127, 127)  rint(latent * sqrt(k) * 32 * s), at
 binary     sign_pm1(latent)                  rint(latent * sqrt(k) * s), at most 4 of those
 ========== ================================= ===================================================
 
-``s`` is the root mean square of one input in integer units: 32 for a quantised observation (x = 1 is 32), 80 for an
-int8 hidden activation (a normal of deviation 96 cut at 127; 57 where relu cuts it at 0 too), 1 for a binary one. So
-one unit of a bias latent is one standard deviation of the accumulator of a random policy, at every fan-in. An int8
-requantisation maps that deviation to 96, so that a hidden unit saturates at 1.3 deviations: the saturation is the
-nonlinearity ("tanh"), or the upper end of that of a relu unit.
+Where the sides of a body share a network, the bias latents of its first layer count 1 / sqrt(k) of that
+(`bias_gain`). ``s`` is the root mean square of one input in integer units: 32 for a quantised observation (x = 1 is
+32), 80 for an int8 hidden activation (a normal of deviation 96 cut at 127; 57 where relu cuts it at 0 too), 1 for a
+binary one. So one unit of a bias latent is one standard deviation of the accumulator of a random policy, at every
+fan-in. An int8 requantisation maps that deviation to 96, so that a hidden unit saturates at 1.3 deviations: the
+saturation is the nonlinearity ("tanh"), or the upper end of that of a relu unit.
 """
 
 from __future__ import annotations
@@ -103,6 +104,14 @@ def layer_sizes(spec: PolicySpec) -> tuple[tuple[int, int], ...]:
     last = spec.action_size if spec.sides is None else len(spec.sides.outputs[0])
     sizes = (first, *spec.hidden, last)
     return tuple(zip(sizes[:-1], sizes[1:], strict=True))
+
+
+def bias_gain(spec: PolicySpec, layer: int) -> float:
+    """What a bias latent counts: 1, but as much as a weight where sides share the layer that reads the observation.
+
+    There a constant is one more feature, and the search moves it no further than the others.
+    """
+    return 1.0 if spec.sides is None or layer > 0 else 1.0 / math.sqrt(layer_sizes(spec)[0][0])
 
 
 def check_precision(name: str) -> str:
@@ -216,6 +225,7 @@ def plan(spec: PolicySpec) -> tuple[LayerPlan, ...]:
         input_rms = INPUT_UNIT if first else (HIDDEN_RMS[spec.activation] if int8 else 1)
         deviation = float(np.float32(math.sqrt(fan_in) * weight_rms * input_rms))
         bias_max = int(np.rint(BIAS_LIMIT * deviation))
+        bias_unit = float(np.float32(deviation * bias_gain(spec, index)))
         acc_bound = bound = fan_in * weight_max * input_max + bias_max
         hidden = {"tanh": "requant", "relu": "requant_relu"}[spec.activation] if int8 else "sign"
         activation = ("requant" if spec.head == "box" else "none") if last else hidden
@@ -228,7 +238,7 @@ def plan(spec: PolicySpec) -> tuple[LayerPlan, ...]:
             )
         plans.append(
             LayerPlan(
-                fan_in, fan_out, input_max, weight_max, deviation, bias_max, activation, mult, shift, acc_bound, bound
+                fan_in, fan_out, input_max, weight_max, bias_unit, bias_max, activation, mult, shift, acc_bound, bound
             )
         )
     return tuple(plans)

@@ -7,6 +7,7 @@ change over the stride. Every function works on the first axis, for NumPy and JA
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -57,50 +58,57 @@ def side_inputs(sides: Sides) -> int:
     return 3 * len(sides.inputs[0]) + 2
 
 
-def features(xp: ModuleType, sides: Sides, x: Any, phase: Any) -> list[Any]:
+def features(xp: ModuleType, sides: Sides, obs: Any, read: Callable[[Any], Any]) -> list[Any]:
     """What the network of a float policy reads, for each side.
 
     Args:
         xp: ``numpy`` or ``jax.numpy``.
-        x: (o, *b) normalised observations.
-        phase: (o, *b) observations as they are.
+        obs: (o, *b) observations.
+        read: what a side sees (k, *b), normalised; by the scales of the first side (`first`), so that sides are alike.
 
     Returns:
         For each side (f, *b).
     """
-    seen = _seen(xp, sides, x, _bounded(xp, phase))
-    return [xp.concatenate([own, c, c * own, s, s * own]) for own, c, s in seen]
+    found = []
+    for own, c, s in _seen(xp, sides, obs):
+        x = read(own)
+        c, s = (xp.broadcast_to(p, (1, *x.shape[1:])) for p in (c, s))
+        found.append(xp.concatenate([x, c, c * x, s, s * x]))
+    return found
 
 
-def integer_features(xp: ModuleType, sides: Sides, q: Any, phase: Any, one: int) -> list[Any]:
+def integer_features(xp: ModuleType, sides: Sides, obs: Any, read: Callable[[Any], Any], one: int) -> list[Any]:
     """The same of an integer policy, all of them integers in [-127, 127].
 
     A product is (phase * x + 64) >> 7, as an arithmetic shift; the phase alone is its product with ``one``.
 
     Args:
         xp: ``numpy`` or ``jax.numpy``.
-        q: (o, *b) integers in [-127, 127], held as floats.
-        phase: (o, *b) observations as they are.
+        obs: (o, *b) observations.
+        read: what a side sees (k, *b), as integers in [-127, 127], held as floats.
         one: the integer that stands for an observation of 1.
     """
     found = []
-    for own, c, s in _seen(xp, sides, q, xp.rint(_bounded(xp, phase) * PHASE_UNIT)):
-        products = [xp.floor((p * y + 64) / 128) for p in (c, s) for y in (one, own)]
-        found.append(xp.concatenate([own, *products]))
+    for own, *phase in _seen(xp, sides, obs):
+        x = read(own)
+        c, s = (xp.broadcast_to(xp.rint(p * PHASE_UNIT), (1, *x.shape[1:])) for p in phase)
+        products = [xp.floor((p * y + 64) / 128) for p in (c, s) for y in (one, x)]
+        found.append(xp.concatenate([x, *products]))
     return found
 
 
-def _bounded(xp: ModuleType, phase: Any) -> Any:
-    """Cosines and sines, whatever the observations are."""
-    return xp.clip(xp.where(xp.isnan(phase), 0.0, phase), -1, 1)
+def first(sides: Sides) -> np.ndarray:
+    """(k,) the observations whose scales all sides have."""
+    return np.array(sides.inputs[0])
 
 
-def _seen(xp: ModuleType, sides: Sides, x: Any, phase: Any) -> list[tuple[Any, Any, Any]]:
-    """For each side x (k, *b), and cosine and sine (1, *b)."""
+def _seen(xp: ModuleType, sides: Sides, obs: Any) -> list[tuple[Any, Any, Any]]:
+    """For each side what it sees (k, *b), and cosine and sine (1, *b), bounded whatever the observations are."""
     found = []
     for rows, signs, (c, s) in zip(sides.inputs, sides.input_signs, sides.phase, strict=True):
-        own = x[np.array(rows)] * xp.asarray(signs, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-        found.append((own, *(xp.broadcast_to(phase[i], (1, *own.shape[1:])) for i in (c, s))))
+        own = obs[np.array(rows)] * xp.asarray(signs, obs.dtype).reshape(-1, *(1,) * (obs.ndim - 1))
+        phase = (xp.clip(xp.where(xp.isnan(obs[i]), 0.0, obs[i]), -1, 1)[None] for i in (c, s))
+        found.append((own, *phase))
     return found
 
 

@@ -174,7 +174,8 @@ class HostEnv(Protocol):
 class Sides(NamedTuple):
     """Sides of a body that share one network: it runs once for each of S sides, on what that side sees.
 
-    A side sees k observations x and its gait phase (c, s), as the k + 2 (k + 1) features x, c, c x, s, s x.
+    A side sees k observations x and its gait phase (c, s), as the k + 2 (k + 1) features x, c, c x, s, s x; x has the
+    input scales of the first side's observations.
     """
 
     inputs: tuple[tuple[int, ...], ...]  # (S, k)  which observation each x of a side is

@@ -30,8 +30,8 @@ def test_both_legs_see_the_same_in_mirrored_worlds():
     mirrored = obs.copy()
     mirrored[[1, 3, 5, 7, 10, 11]] *= -1  # left, roll and yaw rates, gravity to the left, commands left and to turn
     mirrored[99:] = obs[[100, 99, 102, 101]]
-    left, right = features(np, sides, obs, obs)
-    there_left, there_right = features(np, sides, mirrored, mirrored)
+    left, right = features(np, sides, obs, lambda own: own)
+    there_left, there_right = features(np, sides, mirrored, lambda own: own)
     np.testing.assert_array_equal(there_left, right)
     np.testing.assert_array_equal(there_right, left)
 

@@ -27,7 +27,7 @@ def spec(precision, hidden=(16,), sides=SIDES):
     """Six actions, of which the last is nobody's."""
     box = (-1.0,) * 6, (1.0,) * 6
     unit = (0.5, 0.25, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0)
-    return PolicySpec(8, hidden, precision, "box", 6, *box, (0.0,) * 8, unit, sides=sides)
+    return PolicySpec(8, hidden, precision, "box", 6, *box, (0.1, 0.2, -0.3, 0.4, *(0.0,) * 4), unit, sides=sides)
 
 
 def policy_and_params(precision, hidden=(16,), seed=0):
@@ -57,16 +57,12 @@ def test_mirrored_observations_give_mirrored_actions(precision, hidden):
 def test_a_linear_policy_is_the_written_formula():
     policy, params = policy_and_params("float32", ())
     obs = phases(np.random.default_rng(3).normal(size=(50, 8)))
-    w, b = np.asarray(params["0"]["w"], np.float64) / np.sqrt(14), np.asarray(params["0"]["b"], np.float64)
+    w, b = (np.asarray(params["0"][name], np.float64) / np.sqrt(14) for name in "wb")
+    offset, scale = (np.array(getattr(policy.spec, name))[:4] for name in ("obs_offset", "obs_scale"))
     want = np.zeros((50, 6))
     for row, o in zip(want, obs.astype(np.float64), strict=True):
         for side in range(2):
-            x = np.array(
-                [
-                    s * o[i] / policy.spec.obs_scale[i]
-                    for i, s in zip(SIDES.inputs[side], SIDES.input_signs[side], strict=True)
-                ]
-            )
+            x = (np.array(SIDES.input_signs[side]) * o[list(SIDES.inputs[side])] - offset) / scale
             c, s = (o[i] for i in SIDES.phase[side])
             y = w @ np.concatenate([x, [c], c * x, [s], s * x]) + b
             for value, action, sign in zip(y, SIDES.outputs[side], SIDES.output_signs[side], strict=True):
@@ -77,15 +73,16 @@ def test_a_linear_policy_is_the_written_formula():
 def int32_actions(found, obs):
     """From the documented integers alone, in NumPy int32, one observation after the other."""
     sides, rows = found["sides"], []
+    multiplier, zero = (found["input"][name][list(sides.inputs[0])] for name in ("multiplier", "zero_point"))
     for o in obs:
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            product = np.rint(o * found["input"]["multiplier"])
-        zero = found["input"]["zero_point"]
-        q = np.clip(np.where(np.isnan(product), 0, product), zero - 127, zero + 127).astype(np.int32) - zero
-        q[np.isnan(o)] = 0
         total = np.zeros(len(found["action_table"]), np.int32)
         for side in range(len(sides.inputs)):
-            x = [s * q[i] for i, s in zip(sides.inputs[side], sides.input_signs[side], strict=True)]
+            own = np.array(sides.input_signs[side], np.float32) * o[list(sides.inputs[side])]
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                product = np.rint(own * multiplier)
+            q = np.clip(np.where(np.isnan(product), 0, product), zero - 127, zero + 127).astype(np.int32) - zero
+            q[np.isnan(own)] = 0
+            x = q.tolist()
             phase = [0.0 if np.isnan(o[i]) else min(max(float(o[i]), -1.0), 1.0) for i in sides.phase[side]]
             phase = [int(np.rint(np.float32(p) * np.float32(127))) for p in phase]
             x += [(p * y + 64) >> 7 for p in phase for y in (32, *x)]
