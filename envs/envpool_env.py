@@ -193,6 +193,7 @@ class EnvPoolLanes:
         self._over = np.ones((groups, width), bool)
         self._sent: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, int), np.zeros(0, bool))] * groups
         self._begun: list[np.ndarray | None] = [None] * groups
+        self._metrics: list[str] = []  # names of what ticks carry
 
     def _make(self, lanes: int, **seeds: Any) -> Any:
         import envpool
@@ -235,18 +236,25 @@ class EnvPoolLanes:
         begun = self._begun[group]
         if begun is None:
             obs, reward, terminated, truncated, _ = self._pools[group].recv()
-            metrics = measured(self._env.spec.id, obs[PRIVILEGED]) if self._env.measures and PRIVILEGED in obs else {}
             seen, lost = _flat(obs, self._paths), np.zeros(k, bool)
-            ticks = Ticks(seen, reward.astype(np.float64), terminated, truncated, lost, metrics)
+            ticks = Ticks(seen, reward.astype(np.float64), terminated, truncated, lost, self._measured(obs))
+            self._metrics = list(ticks.metrics)
         else:
-            flags = [np.zeros(k, bool) for _ in range(3)]
-            ticks = Ticks(np.zeros((k, begun.shape[1]), np.float32), np.zeros(k), *flags)
+            terminated, truncated, lost = (np.zeros(k, bool) for _ in range(3))
+            metrics = {name: np.full(k, np.nan) for name in self._metrics}
+            ticks = Ticks(np.zeros((k, begun.shape[1]), np.float32), np.zeros(k), terminated, truncated, lost, metrics)
             ticks.obs[cut] = begun
             if kept.any():
                 obs, ticks.reward[kept], ticks.terminated[kept], ticks.truncated[kept], _ = self._pools[group].recv()
                 ticks.obs[kept] = _flat(obs, self._paths)
+                for name, values in self._measured(obs).items():
+                    metrics[name][kept] = values
         self._over[group][lanes] = ticks.terminated | ticks.truncated
         return ticks
+
+    def _measured(self, obs: Any) -> dict[str, np.ndarray]:
+        """What is measured beside the observation, where that was asked for."""
+        return measured(self._env.spec.id, obs[PRIVILEGED]) if self._env.measures and PRIVILEGED in obs else {}
 
     def _native(self, actions: np.ndarray) -> np.ndarray:
         """Actions of a policy as EnvPool wants them."""

@@ -167,7 +167,8 @@ def _seen(obs: Any) -> Array:
 
 def _overrides(task: str, config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as Playground's dotted overrides."""
-    paths, found = dict(_leaves(config)), {}
+    paths = dict(_leaves(config))
+    found: dict[str, Any] = {}
     for option, value in options.items():
         try:
             path, index = config_path(config, option)

@@ -114,8 +114,10 @@ class TrainConfig:
 
 
 # What only a population search has; a gradient method is one run on the environment's own episodes and rewards.
-SEARCH_ONLY = ("structure", "train_horizon", "train_horizon_final", "train_end", "step_penalty", "step_penalty_final")
-SEARCH_ONLY += ("starts", "start_generations")
+SEARCH_ONLY = (
+    *("structure", "train_horizon", "train_horizon_final", "train_end", "step_penalty", "step_penalty_final"),
+    *("starts", "start_generations"),
+)
 PRESETS = ("tuned", "compare", "repair", "paper")
 
 

@@ -107,9 +107,10 @@ class HostEvaluator:
         horizon: Horizon = Horizon(),
     ) -> None:
         check_episodes(episodes, horizon)
-        if horizon.metric is not None and not hasattr(env, "measuring"):
+        measuring = getattr(env, "measuring", None)
+        if horizon.metric is not None and measuring is None:
             raise ValueError(f"{env.spec.id} on {env.simulator} measures nothing: an episode cannot end on a metric")
-        self.env = env if horizon.metric is None else env.measuring()
+        self.env: HostEnv = env if horizon.metric is None or measuring is None else measuring()
         self.policy, self.episodes, self.layout = policy, episodes, layout
         self.collect_moments, self.seed, self.penalty = collect_moments, seed, penalty
         self.horizon, self._limit = horizon, env.spec.horizon

@@ -6,7 +6,7 @@ import pytest
 
 from polystep_rl.envs import make, make_any
 from polystep_rl.evaluate import Horizon, device_evaluator, evaluate_params
-from polystep_rl.host import host_evaluator
+from polystep_rl.host import HostLayout, host_evaluator
 from polystep_rl.policies import make_policy
 from polystep_rl.recording import record
 
@@ -65,6 +65,16 @@ def test_training_may_end_at_a_height():
     expected = np.where(below.any(axis=0), 1 + below.argmax(axis=0), whole.alive.sum(axis=0))
     np.testing.assert_array_equal(np.ravel(found.lengths), expected)
     assert (expected < whole.alive.sum(axis=0)).any()
+
+
+def test_lanes_that_live_on_measure_too():
+    """Without common random numbers a lane whose episode was ended goes on with a reset, while others step."""
+    pytest.importorskip("envpool")
+    env = make_any("G1JoystickFlatTerrain", "envpool", crn=False)
+    policy, params = policy_for(env)
+    with host_evaluator(env, policy, 24, HostLayout(lanes=16), horizon=Horizon(metric="height", least=0.7)) as evaluate:
+        found = evaluate_params(evaluate, jax.random.key(0), params)
+    assert found.lengths.shape == (1, 24) and 1 <= found.lengths.min() < found.lengths.max() < 60
 
 
 def test_an_environment_that_measures_nothing_is_refused():
