@@ -182,8 +182,8 @@ class LoadedRun(NamedTuple):
     meta: dict[str, Any]
 
 
-def load_run(path: Path, which: str = "best") -> LoadedRun:
-    """Load the best or the last policy of a run folder, or the policy in a `.json`/`.safetensors` pair.
+def load_run(path: Path, which: str | None = None) -> LoadedRun:
+    """Load the best or the last policy of a run folder (default: the one it deploys), or a policy file's pair.
 
     Raises:
         UsageError: nothing of that name.
@@ -193,7 +193,8 @@ def load_run(path: Path, which: str = "best") -> LoadedRun:
         raise UsageError(f"{path}: no such run folder or policy file; check the path")
     seed = 0
     if path.is_dir():
-        seed = load_yaml(path / "config.yaml").seed
+        config = load_yaml(path / "config.yaml")
+        seed, which = config.seed, which or config.deploy
         names = (BEST_POLICY, POLICY) if which == "best" else (POLICY,)
         stems = [path / name for name in names if (path / f"{name}.json").exists()]
         if not stems:

@@ -21,8 +21,8 @@ class EvalArgs:
     """Episodes to average over."""
     seed: int | None = None
     """Seed of the test episodes; the run's own by default. Training never draws from this stream."""
-    which: Literal["best", "last"] = "best"
-    """The best policy by held-out evaluation during training, or the last."""
+    which: Literal["best", "last"] | None = None
+    """The best policy by held-out evaluation during training, or the last; by default the one that the run deploys."""
     json: bool = False
     """Print one JSON object as the last line of standard output, and nothing else there."""
 

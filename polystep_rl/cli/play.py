@@ -31,8 +31,8 @@ class PlayArgs:
     """Write every so many steps as a frame."""
     width: int = 300
     """Width of the picture in pixels."""
-    which: Literal["best", "last"] = "best"
-    """The best policy by held-out evaluation during training, or the last."""
+    which: Literal["best", "last"] | None = None
+    """The best policy by held-out evaluation during training, or the last; by default the one that the run deploys."""
     json: bool = False
     """Print one JSON object as the last line of standard output, and nothing else there."""
 

@@ -22,12 +22,15 @@ def _envpool(recwarn):
     yield
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "binary")]
+
+
+@pytest.mark.parametrize("precision", ["int8", *SLOW])
 def test_both_legs_share_a_network_and_the_policy_is_judged(precision: str, cli: Callable, tmp_path: Path) -> None:
     run = tmp_path / precision
     printed = done(cli(*G1, "--policy", precision, "--structure", "gait", "--hidden", "8", "--run-dir", run))
     assert printed["simulator"] == "envpool" and printed["crn"] is True
-    saved = load_policy(run / "best_policy")
+    saved = load_policy(run / "policy")
     assert saved.params["0"]["w"].shape == (8, 32) and saved.params["1"]["w"].shape == (9, 8)
     found = done(cli("eval", run, "--episodes", "6", "--json"))
     assert found["episodes"] == 6 and 0 < found["mean_length"] <= 40 and 0 <= found["fall_rate"] <= 1
@@ -46,6 +49,7 @@ def test_both_legs_share_a_network_and_the_policy_is_judged(precision: str, cli:
 def test_evaluation_and_judgement_agree(cli: Callable, tmp_path: Path) -> None:
     """The summary's evaluation of the policy, and `eval` on as many episodes of the same stream."""
     printed = done(cli(*G1, "--policy", "float32", "--hidden", "--run-dir", tmp_path / "run"))
+    assert "train_end: height<0.5" in (tmp_path / "run" / "config.yaml").read_text()
     found = done(cli("eval", tmp_path / "run", "--episodes", "4", "--json"))
     for name in ("mean_return", "std_return", "mean_length"):
         np.testing.assert_allclose(found[name], printed["eval"][name], rtol=1e-5)
