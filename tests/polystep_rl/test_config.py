@@ -25,6 +25,7 @@ from polystep_rl.config import (
     to_yaml,
 )
 from polystep_rl.envs import registered_ids
+from polystep_rl.envs.locomotion import G1
 from polystep_rl.grid import Grid
 from polystep_rl.ranges import check_ranges
 from polystep_rl.settings import SETTINGS, settings_class
@@ -61,7 +62,7 @@ def test_presets_name_known_environments_and_precisions(file: str) -> None:
     assert file in {"common", *SETTINGS}
     for name, entries in configs._presets(file).items():
         assert name in configs.PRESETS
-        assert set(entries) - {"any"} <= {*registered_ids(), *gymnasium.registry}
+        assert set(entries) - {"any"} <= {*registered_ids(), *gymnasium.registry, *G1}
         for group in entries.values():
             assert set(group) <= {"all", *typing.get_args(Precision)}
 
