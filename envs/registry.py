@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +57,7 @@ def register(env_id: str, factory: Factory | str) -> None:
 
 
 def make(env_id: str, **kwargs: Any) -> Env:
-    """The environment registered under an id, or at an import path "module:ClassName".
+    """The environment registered under an id, at an import path "module:ClassName", or of MuJoCo Playground on MJX.
 
     Keyword arguments go to the factory. Raises ValueError with one line that says what to do: for an unknown id it
     names the closest ones.
@@ -206,12 +205,10 @@ def _choose(env_id: str, env_kwargs: Mapping[str, Any], wrapped: bool) -> str:
 
 def _of_playground(env_id: str) -> bool:
     """Whether MuJoCo Playground is installed and has this task, with or without EnvPool's version number."""
-    name = env_id.removesuffix("-v1")
-    if not name.isalnum() or importlib.util.find_spec("mujoco_playground") is None:
-        return False
-    from polystep_rl.envs.playground_env import playground_ids  # imports Playground, which takes seconds
+    from polystep_rl.envs.playground_env import playground_ids
 
-    return name in playground_ids()
+    name = env_id.removesuffix("-v1")
+    return name.isalnum() and name in playground_ids()  # which takes seconds where it is installed
 
 
 def _unknown(env_id: str) -> str:

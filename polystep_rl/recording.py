@@ -23,7 +23,13 @@ class Recorded(NamedTuple):
 
 
 def record(env: Env | HostEnv, policy: Policy, params: Params, episodes: int, key: Key) -> Recorded:
-    """Roll out one policy for some episodes, all at once, each on its own seed.
+    """Roll out one policy for some episodes, all at once, each on its own seed: those of an evaluation with this key.
+
+    Args:
+        env: the environment; on the host its ``measuring()``, where it has one, fills the metrics.
+        policy, params: one policy, leaves without a candidate axis.
+        episodes: n, at least 1.
+        key: of the episodes.
 
     Raises:
         SimulatorError: a simulator on the host died.

@@ -21,6 +21,9 @@ def direction(command: np.ndarray, reach: np.ndarray) -> np.ndarray:
     Args:
         command: (..., 3), forward and left in m/s, turn in rad/s.
         reach: (3,), the largest command of each kind, with which they are compared.
+
+    Returns:
+        (...), int.
     """
     size = np.abs(command) / reach
     largest = size.argmax(-1)

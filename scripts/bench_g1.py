@@ -11,9 +11,7 @@ these are. Both sides have the robot without its meshes, which is as fast to ste
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -24,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import tyro
-from bench_host import envpool_rate
+from bench_host import beside, conclude, envpool_rate
 from jax.tree_util import Partial
 
 from polystep_rl.build import build_strategy
@@ -35,7 +33,6 @@ from polystep_rl.envs.playground_models import tree_without_visuals
 from polystep_rl.host import HostLayout, host_evaluator
 from polystep_rl.policies import make_policy
 from polystep_rl.settings import SearchConfig
-from polystep_rl.sysinfo import system_info
 from polystep_rl.types import HostEnv
 
 TASK = "G1JoystickFlatTerrain"
@@ -86,26 +83,9 @@ def measure(crn: bool, args: Args) -> dict[str, Any]:
     models = tree_without_visuals(envpool.make_spec(f"{TASK}-v1").config.base_path)
     alone = envpool_rate(f"{TASK}-v1", args.lanes, 1, args.seconds, base_path=models)
     run, close = generation(env, args)
-    run(0)  # compiles
-    alone()
-    ours, theirs = [], []
-    for turn in range(1, args.turns + 1):
-        before = alone()
-        ours.append(run(turn))
-        theirs.append((before + alone()) / 2)
+    found = beside(run, alone, args.turns)
     close()
-    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    ratio = statistics.median(ratios)
-    return {
-        "env": TASK,
-        "crn": crn,
-        "lanes": args.lanes,
-        "ours": statistics.median(ours),
-        "alone": statistics.median(theirs),
-        "ratio": ratio,
-        "ratios": ratios,
-        "met": ratio >= BAR,
-    }
+    return {"env": TASK, "crn": crn, "lanes": args.lanes, **found, "met": found["ratio"] >= BAR}
 
 
 def main(args: Args) -> None:
@@ -119,10 +99,7 @@ def main(args: Args) -> None:
         verdict = f"{BAR} {'met' if row['met'] else 'MISSED'}"
         speeds = f"{row['ours']:>8,.0f} {row['alone']:>8,.0f} {row['ratio']:>6.2f}"
         print(f"{str(crn):<22} {args.lanes:>5} {speeds}  {verdict}", flush=True)
-    print(f"load average {load_before[0]:.2f} before, {os.getloadavg()[0]:.2f} after; {os.cpu_count()} cores")
-    if args.json:
-        record = {"system": system_info(), "load_average": [load_before, os.getloadavg()], "cases": rows}
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    conclude(rows, load_before, args.json)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,31 @@ def _drive(steps: list[Callable[[], tuple]], lanes: int, seconds: float) -> floa
     return living / (time.perf_counter() - began)
 
 
+def beside(ours: Callable[[int], float], alone: Callable[[], float], turns: int) -> dict[str, Any]:
+    """Env steps per second of ours, and of the simulator alone right before and right after each, in turns.
+
+    Returns:
+        Medians ``ours``, ``alone`` and ``ratio``, and every one of the ``ratios``.
+    """
+    ours(0)  # compiles
+    alone()
+    rates = []
+    for turn in range(1, turns + 1):
+        before = alone()
+        rates.append((ours(turn), (before + alone()) / 2))
+    ratios = [one / other for one, other in rates]
+    medians = dict(zip(("ours", "alone"), map(statistics.median, zip(*rates, strict=True)), strict=True))
+    return {**medians, "ratio": statistics.median(ratios), "ratios": ratios}
+
+
+def conclude(rows: list[dict[str, Any]], load_before: tuple[float, float, float], path: Path | None) -> None:
+    """Print how busy the machine was, and write the record where it is wanted."""
+    print(f"load average {load_before[0]:.2f} before, {os.getloadavg()[0]:.2f} after; {os.cpu_count()} cores")
+    if path:
+        record = {"system": system_info(), "load_average": [load_before, os.getloadavg()], "cases": rows}
+        path.write_text(json.dumps(record, indent=1) + "\n")
+
+
 def measure(case: Case, args: Args) -> dict[str, Any]:
     """One case, in turns."""
     env = make_any(case.env, case.simulator, crn=case.crn)
@@ -139,21 +164,12 @@ def measure(case: Case, args: Args) -> dict[str, Any]:
     pooled = case.simulator == "envpool"
     in_groups = functools.partial(envpool_rate, case.env, case.lanes, seconds=args.seconds)
     alone = in_groups(1) if pooled else gymnasium_rate(case, args.seconds)
-    in_turns = in_groups(HostLayout().groups) if pooled else None
-    rates: dict[str, list[float]] = {"ours": [], "alone": [], "alone_in_turns": []}
     with host_evaluator(env, policy, case.episodes, HostLayout(lanes=case.lanes)) as evaluator:
-        evaluation_rate(evaluator, params, 0)  # compiles
-        alone()
-        for turn in range(1, args.turns + 1):
-            if in_turns:
-                rates["alone_in_turns"].append(in_turns())
-            before = alone()
-            rates["ours"].append(evaluation_rate(evaluator, params, turn))
-            rates["alone"].append((before + alone()) / 2)
-    ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["alone"], strict=True)]
-    ratio = statistics.median(ratios)
-    medians = {name: statistics.median(values) for name, values in rates.items() if values}
-    return {**case._asdict(), **medians, "ratio": ratio, "ratios": ratios, "met": ratio >= case.bar}
+        found = beside(functools.partial(evaluation_rate, evaluator, params), alone, args.turns)
+    if pooled:
+        in_turns = in_groups(HostLayout().groups)
+        found["alone_in_turns"] = statistics.median(in_turns() for _ in range(args.turns))
+    return {**case._asdict(), **found, "met": found["ratio"] >= case.bar}
 
 
 def main(args: Args) -> None:
@@ -176,10 +192,7 @@ def main(args: Args) -> None:
             f"{row['alone']:>10,.0f} {row.get('alone_in_turns', math.nan):>10,.0f} {row['ratio']:>6.2f}  {verdict}",
             flush=True,
         )
-    print(f"load average {load_before[0]:.2f} before, {os.getloadavg()[0]:.2f} after; {os.cpu_count()} cores")
-    if args.json:
-        record = {"system": system_info(), "load_average": [load_before, os.getloadavg()], "cases": rows}
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    conclude(rows, load_before, args.json)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ def test_both_legs_share_a_network_and_the_policy_is_judged(precision: str, cli:
     assert found["episodes"] == 6 and 0 < found["mean_length"] <= 40 and 0 <= found["fall_rate"] <= 1
     low, high = found["mean_length_interval"]
     assert low <= found["mean_length"] <= high
-    assert found["directions"]["stand"]["seconds"] + found["directions"]["forward"]["seconds"] >= 0
     seconds = sum(direction["seconds"] for direction in found["directions"].values())
     assert seconds == pytest.approx(0.02 * 6 * found["mean_length"])
     assert set(found["standing"]) == {"mean_length", "fall_rate", "long_rate"} and found["power"] > 0
