@@ -81,7 +81,7 @@ class Player:
         ticks = self.pool.recv(group)
         assert ticks.obs.dtype == np.float32 and ticks.reward.dtype == np.float64
         assert ticks.terminated.dtype == ticks.truncated.dtype == ticks.lost.dtype == bool
-        for lane, obs, reward, terminated, truncated, lost in zip(lanes, *ticks, strict=True):
+        for lane, obs, reward, terminated, truncated, lost in zip(lanes, *ticks[:5], strict=True):
             seed, steps = self.playing[group, lane]
             if lost:
                 assert not (obs.any() or reward or terminated or truncated)
