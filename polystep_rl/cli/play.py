@@ -1,21 +1,28 @@
-"""``polystep-rl play RUN``: the policy in the original Gymnasium environment."""
+"""``polystep-rl play RUN``: the policy in the original Gymnasium environment, or a robot at fixed commands."""
 
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
 
+if TYPE_CHECKING:
+    from polystep_rl.cli.assemble import LoadedRun
+
 
 @dataclass(frozen=True)
 class PlayArgs:
-    """Roll a trained policy in the Gymnasium environment of its id."""
+    """Roll a trained policy in the Gymnasium environment of its id.
+
+    A robot that tracks velocities (G1) is told to stand, to walk forward, backward and left, and to turn, instead.
+    """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder, or a policy file."""
@@ -29,8 +36,8 @@ class PlayArgs:
     """Steps to write at most; the horizon by default."""
     every: int = 2
     """Write every so many steps as a frame."""
-    width: int = 300
-    """Width of the picture in pixels."""
+    width: int | None = None
+    """Width of the picture in pixels: 300 by default, 900 for a robot at all commands side by side."""
     which: Literal["best", "last"] | None = None
     """The best policy by held-out evaluation during training, or the last; by default the one that the run deploys."""
     json: bool = False
@@ -91,18 +98,23 @@ def run(argv: list[str]) -> int:
     if args.gif is not None and args.gif.suffix.lower() not in (".gif", ".mp4"):
         raise UsageError(f"--gif {args.gif}: expected a name that ends in .gif or .mp4")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendering needs no screen
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # which is read when MuJoCo is imported
     import gymnasium
     import jax
     import numpy as np
 
     from polystep_rl.cli import assemble
     from polystep_rl.cli.simulate import keyword_arguments
+    from polystep_rl.envs.locomotion import is_tracked
     from polystep_rl.envs.single import make_single
     from polystep_rl.envs.spaces import flat_observations, policy_actions
 
     assemble.setup_jax()
     loaded = assemble.load_run(args.run, args.which)
     task = loaded.task
+    if is_tracked(task.env):
+        return _play_walker(args, loaded)
     env = make_single(
         task.env,
         keyword_arguments(task.env_kwarg),
@@ -129,7 +141,7 @@ def run(argv: list[str]) -> int:
         frames = frames or shown
     if args.gif:
         limit = None if args.max_steps is None else max(1, args.max_steps // args.every)
-        write_film(args.gif, frames[:limit], args.every / env.metadata.get("render_fps", 30), args.width)
+        write_film(args.gif, frames[:limit], args.every / env.metadata.get("render_fps", 30), args.width or 300)
     report: dict[str, Any] = {
         "env": task.env,
         "returns": [total for total, _ in results],
@@ -142,4 +154,28 @@ def run(argv: list[str]) -> int:
         mean = sum(report["returns"]) / len(results)
         where = f", written to {args.gif}" if args.gif else ""
         print(f"{task.env}: mean return {mean:.2f} over {len(results)} episode(s) of Gymnasium's own{where}")
+    return 0
+
+
+def _play_walker(args: PlayArgs, loaded: LoadedRun) -> int:
+    """A robot at fixed commands."""
+    from polystep_rl.cli import assemble
+    from polystep_rl.cli.showing import show
+    from polystep_rl.cli.walking import seconds_per_step
+    from polystep_rl.demonstration import Look
+
+    look = Look(args.width or 900, args.every, args.max_steps or Look().steps) if args.gif else None
+    frames, report = show(loaded, look, args.seed)
+    if args.gif:
+        write_film(args.gif, frames, args.every * seconds_per_step(loaded), frames[0].shape[1])
+    if args.json:
+        assemble.print_json({"env": loaded.task.env, "commands": report, "file": str(args.gif) if args.gif else None})
+        return 0
+    for name, found in report.items():
+        print(
+            f"{name:<10} return {found['mean_return']:7.2f}  length {found['mean_length']:6.1f}  "
+            f"falls {found['fall_rate']:.2f}  ({found['episodes']} episodes without pushes)"
+        )
+    if args.gif:
+        print(f"written to {args.gif}")
     return 0

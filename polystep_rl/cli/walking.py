@@ -8,33 +8,44 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polystep_rl.cli.simulate import keyword_arguments, make_env, simulator_facts
-from polystep_rl.envs.locomotion import STANDING
+from polystep_rl.envs.locomotion import commanded
 from polystep_rl.recording import Recorded, record
 from polystep_rl.tracking import tracking
 from polystep_rl.train import streams
 
 if TYPE_CHECKING:
     from polystep_rl.cli.assemble import LoadedRun
+    from polystep_rl.types import Env, HostEnv
 
 SECONDS_PER_STEP = 0.02  # of the tasks' own control
 LONG = 500  # steps: ten seconds
+STAND = (0.0, 0.0, 0.0)
+
+
+def seconds_per_step(loaded: LoadedRun) -> float:
+    """Of control, in a run's task."""
+    return float(keyword_arguments(loaded.task.env_kwarg).get("ctrl_dt", SECONDS_PER_STEP))
+
+
+def varied(loaded: LoadedRun, options: Mapping[str, Any]) -> Env | HostEnv:
+    """The environment of a run with some options of the task changed."""
+    if not options:
+        return loaded.env
+    kept = [text for text in loaded.task.env_kwarg if text.partition("=")[0] not in options]
+    return make_env(loaded.task._replace(env_kwarg=(*kept, *(f"{name}={value}" for name, value in options.items()))))
 
 
 def judge(loaded: LoadedRun, episodes: int, seed: int) -> dict[str, Any]:
     """The task as it is, then without pushes, then told to stand without pushes; on episodes of the test stream."""
-    given = keyword_arguments(loaded.task.env_kwarg)
-    seconds = float(given.get("ctrl_dt", SECONDS_PER_STEP))
+    seconds = seconds_per_step(loaded)
 
     def run(options: Mapping[str, Any]) -> Recorded:
-        changed = [text for text in loaded.task.env_kwarg if text.partition("=")[0] not in options]
-        kwargs = (*changed, *(f"{name}={value}" for name, value in options.items()))
-        env = make_env(loaded.task._replace(env_kwarg=kwargs)) if options else loaded.env
-        return record(env, loaded.policy, loaded.params, episodes, streams(seed).test)
+        return record(varied(loaded, options), loaded.policy, loaded.params, episodes, streams(seed).test)
 
     recorded = run({})
     report = tracking(recorded, seconds)
     returns = recorded.reward.sum(axis=0)
-    others = {"without_pushes": run({"push_enable": False}), "standing": run(STANDING)}
+    others = {"without_pushes": run({"push_enable": False}), "standing": run(commanded(STAND))}
     return {
         **report,
         "std_return": float(returns.std()),

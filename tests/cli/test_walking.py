@@ -41,6 +41,11 @@ def test_both_legs_share_a_network_and_the_policy_is_judged(precision: str, cli:
     assert set(found["standing"]) == {"mean_length", "fall_rate", "long_rate"} and found["power"] > 0
     again = done(cli("eval", run, "--episodes", "6", "--json"))
     assert again == found
+    drawn = done(cli("eval", run, "--episodes", "6", "--figure", tmp_path / "tracking.png", "--json"))["figure"]
+    assert [Path(path).name for path in drawn] == ["tracking.svg", "tracking.png"] and Path(drawn[0]).stat().st_size
+    played = done(cli("play", run, "--json"))
+    assert set(played["commands"]) == {"stand", "forward", "backward", "left", "turn left"} and played["file"] is None
+    assert played["commands"]["stand"]["episodes"] == 64 > played["commands"]["forward"]["episodes"] > 40
     text = cli("eval", run, "--episodes", "6")
     assert text.code == 0 and "task return" in text.out and "told to stand" in text.out and "m/s" in text.out
 

@@ -113,7 +113,7 @@ def test_names_that_matplotlib_would_read_as_something_else(draw, runs, tmp_path
 # --- what is drawn -----------------------------------------------------------------------------------------------
 def captured(monkeypatch, draw, runs, tmp_path):
     kept = []
-    monkeypatch.setattr(figures, "_save", lambda figure, stem: kept.append(figure) or [])
+    monkeypatch.setattr(figures, "save", lambda figure, stem: kept.append(figure) or [])
     draw(runs, tmp_path / "x")
     FigureCanvasAgg(kept[0]).draw()
     return kept[0]

@@ -97,3 +97,16 @@ def test_g1_measures_what_it_was_commanded():
     height = found.metrics["height"]
     assert 0.6 < height[0].mean() < 0.85 and height[0].mean() > height[found.alive].min()
     assert (found.metrics["power"][found.alive] > 0).all()
+
+
+def test_some_of_the_episodes():
+    env = make("CartPole-v1")
+    policy, params = policy_for(env)
+    found = record(env, policy, params, 6, jax.random.key(3))
+    some = found.only(np.array([4, 1]))
+    for whole, part in zip(found[:2], some[:2], strict=True):
+        np.testing.assert_array_equal(whole[:, [4, 1]], part)
+    np.testing.assert_array_equal(found.fell[[4, 1]], some.fell)
+    assert {name: values.shape for name, values in some.metrics.items()} == {
+        name: (values.shape[0], 2, *values.shape[2:]) for name, values in found.metrics.items()
+    }
