@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from polystep_rl.envs.cores import usable_cores
-from polystep_rl.envs.locomotion import PRIVILEGED, measured
+from polystep_rl.envs.locomotion import PRIVILEGED, TERM, measured
 from polystep_rl.envs.playground_models import ROBOTS, tree_without_visuals
 from polystep_rl.types import EnvSpec, Ticks
 
@@ -235,9 +235,9 @@ class EnvPoolLanes:
         k, kept = len(lanes), ~cut
         begun = self._begun[group]
         if begun is None:
-            obs, reward, terminated, truncated, _ = self._pools[group].recv()
+            obs, reward, terminated, truncated, info = self._pools[group].recv()
             seen, lost = _flat(obs, self._paths), np.zeros(k, bool)
-            ticks = Ticks(seen, reward.astype(np.float64), terminated, truncated, lost, self._measured(obs))
+            ticks = Ticks(seen, reward.astype(np.float64), terminated, truncated, lost, self._measured(obs, info))
             self._metrics = {name: values.shape[1:] for name, values in ticks.metrics.items()}
         else:
             terminated, truncated, lost = (np.zeros(k, bool) for _ in range(3))
@@ -245,16 +245,20 @@ class EnvPoolLanes:
             ticks = Ticks(np.zeros((k, begun.shape[1]), np.float32), np.zeros(k), terminated, truncated, lost, metrics)
             ticks.obs[cut] = begun
             if kept.any():
-                obs, ticks.reward[kept], ticks.terminated[kept], ticks.truncated[kept], _ = self._pools[group].recv()
+                obs, *rest, info = self._pools[group].recv()
+                ticks.reward[kept], ticks.terminated[kept], ticks.truncated[kept] = rest
                 ticks.obs[kept] = _flat(obs, self._paths)
-                for name, values in self._measured(obs).items():
+                for name, values in self._measured(obs, info).items():
                     metrics[name][kept] = values
         self._over[group][lanes] = ticks.terminated | ticks.truncated
         return ticks
 
-    def _measured(self, obs: Any) -> dict[str, np.ndarray]:
+    def _measured(self, obs: Any, info: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """What is measured beside the observation, where that was asked for."""
-        return measured(self._env.spec.id, obs[PRIVILEGED]) if self._env.measures and PRIVILEGED in obs else {}
+        if not self._env.measures or PRIVILEGED not in obs:
+            return {}
+        terms = {TERM + name.removeprefix("reward_"): info[name] for name in info if name.startswith("reward_")}
+        return measured(self._env.spec.id, obs[PRIVILEGED]) | terms
 
     def _native(self, actions: np.ndarray) -> np.ndarray:
         """Actions of a policy as EnvPool wants them."""

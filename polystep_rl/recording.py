@@ -77,12 +77,12 @@ def _on_host(env: HostEnv, act: Any, episodes: int, key: Key) -> Recorded:
             line[who] = value
         return table
 
-    names = list(rows[0][2])
+    columns = {name: [metrics[name] for _, _, metrics in rows] for name in rows[0][2]}
     return Recorded(
         spread([np.ones(len(who), bool) for who, _, _ in rows], bool),
         spread([reward for _, reward, _ in rows], np.float64),
         fell,
-        {name: spread([metrics[name] for _, _, metrics in rows], np.float64) for name in names},
+        {name: spread(values, values[0].dtype) for name, values in columns.items()},
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from polystep_rl.envs.locomotion import TERM
 from polystep_rl.recording import Recorded
 from polystep_rl.stats import mean, stratified_bootstrap
 
@@ -43,7 +44,8 @@ def tracking(recorded: Recorded, seconds_per_step: float, seed: int = 0) -> dict
         ``mean_return``, ``mean_length`` (steps), ``fall_rate``, each with its ``*_interval``; ``directions``: by name
         ``seconds`` alive under such commands and the root mean square error of the velocity, ``linear_error`` (m/s, of
         both horizontal components together) and ``yaw_error`` (rad/s), None where there was no such second; ``power``
-        (W, mean while alive), ``height`` (m, of the pelvis, mean while alive).
+        (W, mean while alive), ``height`` (m, of the pelvis, mean while alive); ``reward_terms``: what each term of the
+        reward adds to the mean return.
 
     Raises:
         ValueError: the environment measures no velocities.
@@ -70,6 +72,8 @@ def tracking(recorded: Recorded, seconds_per_step: float, seed: int = 0) -> dict
     for name in ("power", "height"):
         if name in m:
             report[name] = float(m[name][alive].mean())
+    sums = {name.removeprefix(TERM): m[name].sum(axis=0).mean() for name in m if name.startswith(TERM)}
+    report["reward_terms"] = {name: float(total) * seconds_per_step for name, total in sums.items()}
     return report
 
 

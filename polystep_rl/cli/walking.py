@@ -89,6 +89,9 @@ def described(name: str, report: Mapping[str, Any]) -> str:
                 f"  {direction:<20} error {found['linear_error']:.2f} m/s, {found['yaw_error']:.2f} rad/s "
                 f"in {found['seconds']:.0f} s"
             )
+    terms = sorted(report["reward_terms"].items(), key=lambda item: -abs(item[1]))
+    if terms:
+        lines.append("  reward terms         " + ", ".join(f"{name} {value:+.2f}" for name, value in terms[:6]))
     lines.append(f"  power                {report['power']:.0f} W")
     lines.append(f"  height of the pelvis {report['height']:.2f} m")
     return "\n".join(lines)

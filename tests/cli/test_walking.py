@@ -41,6 +41,7 @@ def test_both_legs_share_a_network_and_the_policy_is_judged(precision: str, cli:
     assert set(found["standing"]) == {"mean_length", "fall_rate", "long_rate"} and found["power"] > 0
     again = done(cli("eval", run, "--episodes", "6", "--json"))
     assert again == found
+    assert sum(found["reward_terms"].values()) == pytest.approx(found["mean_return"], rel=1e-4)
     drawn = done(cli("eval", run, "--episodes", "6", "--figure", tmp_path / "tracking.png", "--json"))["figure"]
     assert [Path(path).name for path in drawn] == ["tracking.svg", "tracking.png"] and Path(drawn[0]).stat().st_size
     played = done(cli("play", run, "--json"))

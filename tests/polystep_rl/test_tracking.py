@@ -66,3 +66,11 @@ def test_a_direction_that_was_never_commanded_has_no_error():
 def test_an_environment_that_measures_nothing_is_refused():
     with pytest.raises(ValueError, match="has no command_x"):
         tracking(Recorded(np.ones((2, 1), bool), np.ones((2, 1)), np.zeros(1, bool), {}), 0.02)
+
+
+def test_the_terms_of_the_reward_add_up():
+    found = recorded(FIVE, FIVE)
+    terms = {"reward/up": np.full((10, 5), 20.0), "reward/down": np.full((10, 5), -5.0)}
+    report = tracking(found._replace(metrics=found.metrics | terms), 0.02)
+    assert report["reward_terms"] == {"up": pytest.approx(4.0), "down": pytest.approx(-1.0)}
+    assert tracking(found, 0.02)["reward_terms"] == {}
