@@ -64,6 +64,31 @@ def _offline() -> Iterator[None]:
             setattr(mjx_env, name, function)
 
 
+def _anywhere(leaf: Any) -> Any:
+    """An array of MJX's model that is not tied to a device, so that programs for several of them can hold it."""
+    return jnp.asarray(np.asarray(leaf)) if isinstance(leaf, jax.Array) else leaf
+
+
+@contextlib.contextmanager
+def _without_devices(made: dict[Any, Any]) -> Iterator[None]:
+    """MJX's empty data, made once, in the first reset: it names a device, which no program for several of them may."""
+    from mujoco import mjx
+
+    def make_data(model: Any, *args: Any, **kwargs: Any) -> Any:
+        call = (id(model), args, tuple(sorted(kwargs.items())))
+        if call not in made:
+            with jax.ensure_compile_time_eval():
+                made[call] = jax.tree.map(np.asarray, original(model, *args, **kwargs))
+        return jax.tree.map(jnp.asarray, made[call])
+
+    original = mjx.make_data
+    mjx.make_data = make_data
+    try:
+        yield
+    finally:
+        mjx.make_data = original
+
+
 def config_path(config: Mapping[str, Any], option: str) -> tuple[str, int | None]:
     """Where an option of EnvPool's, or of Playground's own, is in Playground's nested configuration.
 
@@ -130,7 +155,9 @@ class PlaygroundEnv:
         overrides = _overrides(task, config.to_dict(), {**options, "impl": impl})
         with _offline():
             self._env = registry.load(task, config=config, config_overrides=overrides)
-        self._like = jax.eval_shape(self._env.reset, jax.random.key(0))
+        self._env._mjx_model = jax.tree.map(_anywhere, self._env._mjx_model)
+        self._empty: dict[Any, Any] = {}
+        self._like = jax.eval_shape(self._begin, jax.random.key(0))
         size = self._like.obs["state"].shape if isinstance(self._like.obs, Mapping) else self._like.obs.shape
         observation = spaces.Box(-np.inf, np.inf, size, np.float32)
         action = spaces.Box(-1.0, 1.0, (self._env.action_size,), np.float32)
@@ -138,7 +165,7 @@ class PlaygroundEnv:
 
     def reset(self, key: Key) -> tuple[PyTree, Array]:
         """See types.Env."""
-        state = self._env.reset(key)
+        state = self._begin(key)
         return self._same_types(state), _seen(state.obs)
 
     def step(self, state: PyTree, action: Array) -> Step:
@@ -150,6 +177,10 @@ class PlaygroundEnv:
             metrics |= measured(self.spec.id, new.obs[PRIVILEGED])
         done = jnp.asarray(new.done, bool)
         return Step(self._same_types(new), _seen(new.obs), new.reward, done, jnp.zeros((), bool), metrics)
+
+    def _begin(self, key: Key) -> PyTree:
+        with _without_devices(self._empty):
+            return self._env.reset(key)
 
     def _same_types(self, state: PyTree) -> PyTree:
         """Every leaf in the type that it has after a reset, so that a loop can carry it."""

@@ -12,6 +12,8 @@ from polystep_rl.host import MAX_SEED, asked
 from polystep_rl.ledger import SimulatorError
 from polystep_rl.types import Array, Env, HostEnv, Key, Params, Policy
 
+CHUNK = 50  # steps on the device between two looks at who is left
+
 
 class Recorded(NamedTuple):
     """Steps t of n episodes; what follows an episode's end is 0."""
@@ -87,18 +89,26 @@ def _on_host(env: HostEnv, act: Any, episodes: int, key: Key) -> Recorded:
 
 
 def _on_device(env: Env, act: Any, episodes: int, key: Key) -> Recorded:
+    horizon = env.spec.horizon
+
     def step(carry: Any, _: None) -> Any:
         state, obs, alive = carry
         out = jax.vmap(env.step)(state, act(obs))
         going = alive & ~(out.terminated | out.truncated)
         return (out.state, out.obs, going), (alive, out.reward, alive & out.terminated, out.metrics)
 
-    def run(keys: Array) -> Any:
+    def begin(keys: Array) -> Any:
         state, obs = jax.vmap(env.reset)(keys)
-        start = (state, obs, jnp.ones(episodes, bool))
-        return jax.lax.scan(step, start, None, length=env.spec.horizon)[1]
+        return state, obs, jnp.ones(episodes, bool)
 
-    alive, reward, fell, metrics = jax.device_get(jax.jit(run)(jax.random.split(key, episodes)))
+    chunk = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=min(CHUNK, horizon)))
+    carry, parts = jax.jit(begin)(jax.random.split(key, episodes)), []
+    for _ in range(0, horizon, CHUNK):
+        carry, part = chunk(carry)
+        parts.append(jax.device_get(part))
+        if not carry[2].any():
+            break
+    alive, reward, fell, metrics = jax.tree.map(lambda *x: np.concatenate(x)[:horizon], *parts)
     length = int(alive.any(axis=1).sum())
     living = {name: np.where(_over(alive, value), value, 0)[:length] for name, value in metrics.items()}
     return Recorded(alive[:length], np.where(alive, reward, 0)[:length], fell.any(axis=0), living)
