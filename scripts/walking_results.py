@@ -10,6 +10,7 @@ episodes during training: every seed a thin line, their mean a thick one. Needs 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,19 +48,19 @@ class Args:
 
 def judged(folder: Path, episodes: int, before: Iterable[Run]) -> Run:
     """A run's settings, curve, and judgement."""
-    config, rows = load_yaml(folder / "config.yaml"), read_metrics(folder / "metrics.csv")
+    config, rows = dataclasses.asdict(load_yaml(folder / "config.yaml")), read_metrics(folder / "metrics.csv")
     evaluated = [row for row in rows if row["eval/mean_ep_length"] is not None]
     names = ("env", "algo", "policy", "seed")
     run: Run = {name: config[name] for name in names} | {"env_steps": rows[-1]["env_steps"]}
     run["curve"] = {
-        "env_steps": [row["eval/env_steps"] for row in evaluated],
+        "env_steps": [row["env_steps"] for row in evaluated],
         "length": [row["eval/mean_ep_length"] for row in evaluated],
         "return": [row["eval/mean_reward"] for row in evaluated],
     }
     run["settings"] = {name: value for name, value in config.items() if name not in names}
     for old in before:
         if all(old[name] == run[name] for name in (*names, "env_steps")) and old["judged"]["episodes"] == episodes:
-            return old
+            return run | {"judged": old["judged"]}
     loaded = assemble.load_run(folder, None)
     return run | {"judged": walking.judge(loaded, episodes, loaded.seed)}
 

@@ -189,7 +189,7 @@ def load_run(path: Path, which: str | None = None) -> LoadedRun:
         UsageError: nothing of that name.
         ValueError: damaged or foreign files.
     """
-    if not path.exists():
+    if not path.exists() and not path.with_name(path.name + ".json").exists():
         raise UsageError(f"{path}: no such run folder or policy file; check the path")
     seed = 0
     if path.is_dir():

@@ -50,6 +50,7 @@ def test_eval(cli: Callable, trained: Path) -> None:
     assert first.json == again.json
     assert cli("eval", trained, "--episodes", 20, "--seed", 9, "--json").json != first.json
     of_file = cli("eval", trained / "best_policy.json", "--episodes", 20, "--json")
+    assert cli("eval", trained / "best_policy", "--episodes", 20, "--json").out == of_file.out
     assert of_file.json == first.json
     text = cli("eval", trained, "--episodes", 20, "--which", "last")
     assert text.code == 0 and text.out.startswith("CartPole-v1 binary: mean return")
