@@ -19,6 +19,7 @@ COMMANDS = {  # forward and left in m/s, turn to the left in rad/s
     "left": (0.0, 0.3, 0.0),
     "turn left": (0.0, 0.0, 0.5),
 }
+NEEDS = "needs more packages: pip install 'polystep-rl[play]'"
 UNITS = dict(zip(AXES, ("forward, m/s", "left, m/s", "turn, rad/s"), strict=True))
 
 
@@ -36,11 +37,16 @@ def velocities(recorded: Mapping[str, Recorded], stem: Path, seconds_per_step: f
         stem: where to write SVG and PNG, without suffix.
         seconds_per_step: of control.
         seconds: to draw.
-    """
-    import matplotlib
-    import matplotlib.style
-    from matplotlib.figure import Figure
 
+    Raises:
+        ValueError: one line, without matplotlib.
+    """
+    try:
+        import matplotlib
+        import matplotlib.style
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError(f"a figure {NEEDS}") from None
     from polystep_rl.figures import RC, WIDTH, save
     from polystep_rl.palette import BLUE, VERMILLION
 
@@ -89,12 +95,15 @@ def film(model: Any, walks: Mapping[str, np.ndarray], look: Look = Look()) -> li
         look: size and speed.
 
     Raises:
-        RuntimeError: one line, where there is nothing to render with.
+        ValueError: one line, where there is nothing to render with.
     """
     import mujoco
-    from PIL import Image, ImageDraw
 
-    wide = look.width // len(walks) // 2 * 2
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError:
+        raise ValueError(f"a film {NEEDS}") from None
+    wide = max(32, look.width // len(walks) // 2 * 2)
     tall = wide * 4 // 3 // 2 * 2
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
     camera.distance, camera.azimuth, camera.elevation = 2.6, 140.0, -12.0
@@ -103,7 +112,7 @@ def film(model: Any, walks: Mapping[str, np.ndarray], look: Look = Look()) -> li
     try:
         renderer = mujoco.Renderer(model, tall, wide)
     except Exception as error:
-        raise RuntimeError(
+        raise ValueError(
             f"MuJoCo cannot render here ({error}): on a machine without a screen, set MUJOCO_GL=egl or osmesa"
         ) from None
 
