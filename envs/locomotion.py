@@ -13,7 +13,6 @@ import numpy as np
 from polystep_rl.types import Sides
 
 PRIVILEGED = "privileged_state"
-TERM = "reward/"  # names the terms of the reward among the metrics: each times its scale, a second
 G1 = ("G1JoystickFlatTerrain", "G1JoystickRoughTerrain")
 JOINTS = 29
 RANGES = ("lin_vel_x", "lin_vel_y", "ang_vel_yaw")  # options of the task: m/s forward, m/s left, rad/s left

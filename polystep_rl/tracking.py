@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from polystep_rl.envs.locomotion import TERM
 from polystep_rl.recording import Recorded
 from polystep_rl.stats import mean, stratified_bootstrap
+from polystep_rl.types import TERM
 
 DIRECTIONS = ("stand", "forward", "backward", "sideways", "turn")
 AXES = ("x", "y", "yaw")

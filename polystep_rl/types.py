@@ -75,6 +75,9 @@ Evaluator = Callable[[Key, PyTree, Callable[[PyTree], Params]], Evaluation]
 
 
 # --- environments ------------------------------------------------------------------------------------------------
+TERM = "reward/"  # names the terms of the reward among the metrics: each times its scale, a second
+
+
 class Step(NamedTuple):
     """What an environment returns from one step: named, never a positional tuple."""
 

@@ -22,10 +22,11 @@ import tyro
 
 from polystep_rl.cli.assemble import setup_jax
 from polystep_rl.envs import make_any
-from polystep_rl.envs.locomotion import TERM, gait_sides
+from polystep_rl.envs.locomotion import gait_sides
 from polystep_rl.policies import make_policy
 from polystep_rl.recording import Recorded, record
 from polystep_rl.sysinfo import system_info
+from polystep_rl.types import TERM
 
 TASK = "G1JoystickFlatTerrain"
 SIMULATORS = ("envpool", "jax")
