@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 
 from polystep_rl.cli.assemble import setup_jax
+from polystep_rl.cli.walking import SECONDS_PER_STEP
 from polystep_rl.envs import make_any
 from polystep_rl.envs.locomotion import gait_sides
 from polystep_rl.policies import make_policy
@@ -31,7 +32,6 @@ from polystep_rl.types import TERM
 TASK = "G1JoystickFlatTerrain"
 SIMULATORS = ("envpool", "jax")
 LIMIT = 3.0  # standard errors
-SECONDS_PER_STEP = 0.02
 
 
 @dataclass

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class PlayArgs:
     """Roll a trained policy in the Gymnasium environment of its id.
 
-    A robot that tracks velocities (G1) is told to stand, to walk forward, backward and left, and to turn, instead.
+    A robot that tracks velocities (G1) is told to stand, to walk forward, backward and left, and to turn, instead, each
+    in 64 episodes, whatever --episodes says; the first of them is written.
     """
 
     run: Annotated[Path, tyro.conf.Positional]

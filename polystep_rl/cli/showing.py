@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polystep_rl.cli.walking import seconds_per_step, varied
+from polystep_rl.cli.walking import seconds_per_step, survival, varied
 from polystep_rl.demonstration import COMMANDS, Look, film, obeying, velocities
 from polystep_rl.envs.locomotion import commanded, poses
 from polystep_rl.envs.playground_models import scene
@@ -32,8 +32,9 @@ def demonstrate(loaded: LoadedRun, seed: int) -> dict[str, Recorded]:
 
 
 def draw(loaded: LoadedRun, path: Path, seed: int) -> list[Path]:
-    """Draw commanded against measured velocity; PATH.svg and PATH.png."""
-    return velocities(demonstrate(loaded, seed), path.with_suffix(""), seconds_per_step(loaded), SECONDS)
+    """Draw commanded against measured velocity; PATH.svg and PATH.png, whichever of the two endings is given."""
+    stem = path.with_suffix("") if path.suffix in (".svg", ".png") else path
+    return velocities(demonstrate(loaded, seed), stem, seconds_per_step(loaded), SECONDS)
 
 
 def show(loaded: LoadedRun, look: Look | None, seed: int) -> tuple[list[np.ndarray], dict[str, Any]]:
@@ -43,8 +44,7 @@ def show(loaded: LoadedRun, look: Look | None, seed: int) -> tuple[list[np.ndarr
         name: {
             "episodes": len(found.fell),
             "mean_return": float(found.reward.sum(axis=0).mean()),
-            "mean_length": float(found.alive.sum(axis=0).mean()),
-            "fall_rate": float(found.fell.mean()),
+            **survival(found),
         }
         for name, found in shown.items()
     }

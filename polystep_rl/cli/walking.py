@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polystep_rl.cli.simulate import keyword_arguments, make_env, simulator_facts
+from polystep_rl.demonstration import COMMANDS
 from polystep_rl.envs.locomotion import commanded
 from polystep_rl.recording import Recorded, record
 from polystep_rl.tracking import tracking
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 SECONDS_PER_STEP = 0.02  # of the tasks' own control
 LONG = 500  # steps: ten seconds
-STAND = (0.0, 0.0, 0.0)
 
 
 def seconds_per_step(loaded: LoadedRun) -> float:
@@ -45,7 +45,7 @@ def judge(loaded: LoadedRun, episodes: int, seed: int) -> dict[str, Any]:
     recorded = run({})
     report = tracking(recorded, seconds)
     returns = recorded.reward.sum(axis=0)
-    others = {"without_pushes": run({"push_enable": False}), "standing": run(commanded(STAND))}
+    others = {"without_pushes": run({"push_enable": False}), "standing": run(commanded(COMMANDS["stand"]))}
     return {
         **report,
         "std_return": float(returns.std()),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from commands import assert_one_line, done
 
-from polystep_rl.policies.io import load_policy
+from polystep_rl.policies.io import load_policy, save_policy
 
 G1 = ("train", "--env", "G1JoystickFlatTerrain", "--max-episode-steps", "40", "--episodes", "1", "--eval-episodes", "4",
       "--test-episodes", "4", "--total-timesteps", "1500", "--eval-freq", "1000", "--quiet", "--json")  # fmt: skip
@@ -46,9 +46,25 @@ def test_both_legs_share_a_network_and_the_policy_is_judged(precision: str, cli:
     assert [Path(path).name for path in drawn] == ["tracking.svg", "tracking.png"] and Path(drawn[0]).stat().st_size
     played = done(cli("play", run, "--json"))
     assert set(played["commands"]) == {"stand", "forward", "backward", "left", "turn left"} and played["file"] is None
+    assert set(played["commands"]["stand"]) == {"episodes", "mean_return", "mean_length", "fall_rate", "long_rate"}
     assert played["commands"]["stand"]["episodes"] == 64 > played["commands"]["forward"]["episodes"] > 40
     text = cli("eval", run, "--episodes", "6")
     assert text.code == 0 and "task return" in text.out and "told to stand" in text.out and "m/s" in text.out
+
+
+def test_a_film_of_the_policy_in_the_repository(cli: Callable, tmp_path: Path) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("mujoco")
+    policy = Path(__file__).parents[2] / "docs" / "results" / "g1" / "float32"
+    copy = tmp_path / "short"
+    meta = load_policy(policy).meta | {"max_episode_steps": 12}
+    save_policy(copy, load_policy(policy).spec, load_policy(policy).params, meta)
+    outcome = cli("play", copy, "--gif", tmp_path / "walk.gif", "--every", "5", "--width", "200")
+    if outcome.code == 1 and "cannot render here" in outcome.err:
+        pytest.skip("nothing to render with")
+    assert outcome.code == 0 and outcome.out.count("falls 0.00") == 5  # it stays up that long, whatever it is told
+    with Image.open(tmp_path / "walk.gif") as film:
+        assert film.n_frames == 3 and film.size[0] == 200
 
 
 def test_evaluation_and_judgement_agree(cli: Callable, tmp_path: Path) -> None:
