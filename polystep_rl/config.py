@@ -64,6 +64,9 @@ class TrainConfig:
     where episodes are short; the other simulators always have them."""
     workers: str = "auto"
     """Where Gymnasium steps: 0 in this process, a number of worker processes, auto (one per core), or ray."""
+    train_env_kwarg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """As --env-kwarg, in training only: an easier task, such as lin_vel_x_max=0.5; what is reported keeps its own. On
+    EnvPool and Gymnasium a number may move while the budget of env steps is spent: push_magnitude_max=0:2."""
     train_horizon: int | None = None
     """Steps after which an episode of training is cut; what is reported runs to the environment's own limit."""
     train_horizon_final: int | None = None
@@ -115,7 +118,15 @@ class TrainConfig:
 
 # What only a population search has; a gradient method is one run on the environment's own episodes and rewards.
 SEARCH_ONLY = (
-    *("structure", "train_horizon", "train_horizon_final", "train_end", "step_penalty", "step_penalty_final"),
+    *(
+        "structure",
+        "train_env_kwarg",
+        "train_horizon",
+        "train_horizon_final",
+        "train_end",
+        "step_penalty",
+        "step_penalty_final",
+    ),
     *("starts", "start_generations"),
 )
 PRESETS = ("tuned", "compare", "repair", "paper")

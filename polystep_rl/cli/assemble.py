@@ -10,18 +10,20 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 
 from polystep_rl.build import build_strategy
 from polystep_rl.cli import UsageError
+from polystep_rl.cli.curriculum import Stages, training_envs
 from polystep_rl.cli.initial import Initial, initial
 from polystep_rl.cli.simulate import CALIBRATION_SEED, Task, make_env, make_evaluator, on_host
 from polystep_rl.config import TrainConfig, load_yaml
 from polystep_rl.envs.cores import limit_cores, usable_cores
 from polystep_rl.envs.locomotion import gait_sides
 from polystep_rl.evaluate import Horizon, Penalty, use_cores
+from polystep_rl.host import HostEvaluator
 from polystep_rl.normalize import observation_scale, random_action_moments
 from polystep_rl.policies import make_policy, mlp_policy
 from polystep_rl.policies.io import SavedPolicy, load_policy
@@ -118,7 +120,11 @@ def _evaluators(env: Env | HostEnv, policy: Policy, config: TrainConfig) -> tupl
         episodes = episodes_per_candidate(config)
         horizon = Horizon(config.train_horizon, config.train_horizon_final, *train_end(config.train_end))
         penalty = Penalty(config.step_penalty, config.step_penalty_final)
-        evaluate = make_evaluator(env, policy, episodes, keys.episodes, running, penalty, horizon)
+        parts = [
+            make_evaluator(training, policy, episodes, keys.episodes, running, penalty, horizon)
+            for training in training_envs(env, config)
+        ]
+        evaluate = parts[0] if len(parts) == 1 else Stages(cast(list[HostEvaluator], parts))
         return evaluate, make_evaluator(env, policy, config.eval_episodes, keys.evaluation)
     except ValueError as error:
         raise UsageError(str(error)) from None

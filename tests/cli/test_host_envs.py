@@ -111,6 +111,11 @@ class Unbounded(Slider):
     action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
+class Spaced(Slider):
+    def __init__(self, most=6):
+        self.action_space = spaces.Box(-2, most, (1,), np.float32)
+
+
 def limited():
     return gymnasium.wrappers.TimeLimit(Slider(), 5)
 
@@ -511,6 +516,20 @@ USAGE = {
     "no limit": (SLIDER[:2], "'own_host_envs:Slider' has no time limit of its own", "--max-episode-steps"),
     "limit 0": ((*SLIDER[:2], "--max-episode-steps", "0"), "max_episode_steps was 0, expected at least 1"),
     "unbounded": (("--env", "own_host_envs:Unbounded", *SLIDER[2:]), "is not bounded", "--wrapper"),
+    "keyword of training": ((*SLIDER, "--train-env-kwarg", "size=3"), "cannot be made from these arguments"),
+    "other spaces in training": (
+        ("--env", "own_host_envs:Spaced", *SLIDER[2:], "--train-env-kwarg", "most=3"),
+        "train_env_kwarg was most=3, expected arguments that leave the spaces of own_host_envs:Spaced as they are",
+    ),
+    "moving on a device": (
+        ("--env", "CartPole-v1", "--simulator", "jax", "--train-env-kwarg", "size=1:2"),
+        "train_env_kwarg was size=1:2, expected fixed values on this simulator",
+        "--simulator envpool or gymnasium",
+    ),
+    "moving for ever": (
+        (*SLIDER, "--train-env-kwarg", "size=1:2", "--total-timesteps", "None"),
+        "train_env_kwarg was size=1:2 without total_timesteps: give both",
+    ),
     "workers": ((*SLIDER, "--workers", "many"), "--workers many: expected auto, 0 (this process)"),
     "workers below": ((*SLIDER, "--workers", "-1"), "--workers -1: expected auto"),
     "workers half": ((*SLIDER, "--workers", "1.5"), "--workers 1.5: expected auto"),
@@ -606,3 +625,25 @@ def test_a_step_penalty_is_never_reported(simulator: str, cli: Callable, tmp_pat
     assert len({row["rollout/ep_rew_mean"] for row in first}) == 1, "the first generation is the same"
     weights = [safetensors.numpy.load_file(run / "policy.safetensors") for run in runs.values()]
     assert any(not np.array_equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("pay", ["1.0", "1:8", "3:3"])
+def test_training_has_arguments_of_its_own(pay: str, cli: Callable, own_module: Path, tmp_path: Path) -> None:
+    """Paid more in training, from stage to stage, candidates rank as before: the same policies, the same reports."""
+    argv = ("train", "--env", "own_host_envs:Mine", "--env-kwarg", "pay=0.5", *OWN, "--policy", "float32")
+    found, rows, weights = [], [], []
+    for name, more in (("plain", ()), ("paid", ("--train-env-kwarg", f"pay={pay}"))):
+        run = tmp_path / name
+        found.append(results(done(cli(*argv, *more, "--run-dir", run))))
+        rows.append(read_metrics(run / "metrics.csv"))
+        weights.append(safetensors.numpy.load_file(run / "policy.safetensors"))
+        assert load_policy(run / "policy").meta["env_kwarg"] == ["pay=0.5"]
+    assert found[0] == found[1] and 0 < found[0]["eval"]["mean_return"] <= 5
+    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+    before, paid, (first, _, last) = 0, set(), pay.partition(":")
+    for plain, more in zip(*rows, strict=True):
+        stage = min(8 * before // 3000, 7)
+        now = float(first) if not last else round(float(first) + (float(last) - float(first)) * stage / 7)
+        assert more["rollout/ep_rew_mean"] == pytest.approx(now / 0.5 * plain["rollout/ep_rew_mean"])
+        before, paid = int(plain["env_steps"]), {*paid, now}
+    assert len(paid) == (8 if pay == "1:8" else 1), "every stage had its turn"
