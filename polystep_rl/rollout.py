@@ -20,14 +20,16 @@ from polystep_rl.types import Array, Env, Key, Moments, Policy, PyTree
 # float32 lanes in the widest vector register. One or two lanes alone would be compiled to scalar code, which rounds
 # differently (fused multiply-adds), and a result would depend on how many others there are.
 WIDTH = 16
+# Lanes by kind of device. On a CPU a power of 2 puts the weights of a lane into one cache set; a GPU wants thousands.
+LANES = {"cpu": 320}
+OTHER_LANES = 8192
 
 
 class RolloutConfig(NamedTuple):
     """How the loop is laid out. None of it changes a return or a length; the moments of the observations are sums in
     another order, and differ in their last bits."""
 
-    lanes: int = 320  # simulated at once on one device; a power of 2 puts the weights of a lane into one cache set
-    # (rounded up to a multiple of WIDTH)
+    lanes: int | None = None  # simulated at once on one device, rounded up to a multiple of WIDTH; None: LANES
     block: int = 8  # steps between two looks at which lanes have finished
     idle: float = 0.25  # share of finished lanes at which they are refilled
 
@@ -86,7 +88,8 @@ def rollout(
     pairs = n * r
     limit = env.spec.horizon if limit is None else limit
     todo = jnp.int32(pairs) if count is None else jnp.asarray(count * r, jnp.int32)
-    n_lanes = -(-min(config.lanes, pairs) // WIDTH) * WIDTH
+    lanes = config.lanes or LANES.get(jax.default_backend(), OTHER_LANES)
+    n_lanes = -(-min(lanes, pairs) // WIDTH) * WIDTH
     start_state, start_obs = jax.vmap(env.reset, out_axes=-1)(keys)
     vstep = jax.vmap(env.step, in_axes=-1, out_axes=-1)
     act = _outlined(policy.act_deployed)
