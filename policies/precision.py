@@ -13,8 +13,7 @@ int8       clip(rint(32 latent), -127, 127)  rint(latent * sqrt(k) * 32 * s), at
 binary     sign_pm1(latent)                  rint(latent * sqrt(k) * s), at most 4 of those
 ========== ================================= ===================================================
 
-Where the sides of a body share a network, the bias latents of its first layer count 1 / sqrt(k) of that
-(`bias_gain`). ``s`` is the root mean square of one input in integer units: 32 for a quantised observation (x = 1 is
+Where the sides of a body share a linear policy, its bias latents count 1 / sqrt(k) of that (`bias_gain`). ``s`` is the root mean square of one input in integer units: 32 for a quantised observation (x = 1 is
 32), 80 for an int8 hidden activation (a normal of deviation 96 cut at 127; 57 where relu cuts it at 0 too), 1 for a
 binary one. So one unit of a bias latent is one standard deviation of the accumulator of a random policy, at every
 fan-in. An int8 requantisation maps that deviation to 96, so that a hidden unit saturates at 1.3 deviations: the
@@ -107,11 +106,12 @@ def layer_sizes(spec: PolicySpec) -> tuple[tuple[int, int], ...]:
 
 
 def bias_gain(spec: PolicySpec, layer: int) -> float:
-    """What a bias latent counts: 1, but as much as a weight where sides share the layer that reads the observation.
+    """What a bias latent counts: 1, but as much as a weight where sides share a linear policy.
 
-    There a constant is one more feature, and the search moves it no further than the others.
+    There a constant is one more feature, and the search moves it no further than the others. The biases of hidden units
+    are thresholds: signs need different ones to tell how large something is.
     """
-    return 1.0 if spec.sides is None or layer > 0 else 1.0 / math.sqrt(layer_sizes(spec)[0][0])
+    return 1.0 if spec.sides is None or spec.hidden else 1.0 / math.sqrt(layer_sizes(spec)[0][0])
 
 
 def check_precision(name: str) -> str:
