@@ -13,7 +13,7 @@ import difflib
 import functools
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -53,23 +53,32 @@ def _leaves(space: spaces.Space) -> list[tuple[tuple[str, ...], spaces.Box]]:
     raise ValueError(f"the observation space must be a Box or a Dict of Boxes, not {space}")
 
 
-def _flat(observation: Any, paths: list[tuple[str, ...]]) -> np.ndarray:
-    """Observations of k lanes as (k, o) float32."""
-    parts = []
-    for path in paths:
-        part = observation
-        for name in path:
-            part = part[name]
-        parts.append(np.asarray(part, np.float32).reshape(len(part), -1))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
 def _make_spec(env_id: str, **options: Any) -> Any:
     import envpool
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the precision of bounds, once per feature
         return envpool.make_spec(env_id, **options)
+
+
+class _State(NamedTuple):
+    """Where the parts of a state are in the list of arrays that EnvPool gives for a batch of lanes."""
+
+    obs: tuple[int, ...]  # what policies see, in the order of `_leaves`
+    privileged: int | None
+    reward: int
+    done: int
+    truncated: int
+    terms: dict[str, int]  # of the reward, by name
+
+    @classmethod
+    def of(cls, keys: list[str], paths: list[tuple[str, ...]]) -> _State:
+        """From EnvPool's names, such as ``obs:state`` and ``info:reward_alive``."""
+        places = {key: place for place, key in enumerate(keys)}
+        seen = [places[":".join(("obs", ".".join(path))) if path else "obs"] for path in paths]
+        terms = {key.removeprefix("info:reward_"): i for key, i in places.items() if key.startswith("info:reward_")}
+        privileged = places.get(f"obs:{PRIVILEGED}")
+        return cls(tuple(seen), privileged, places["reward"], places["done"], places["trunc"], terms)
 
 
 class EnvPoolEnv:
@@ -113,14 +122,15 @@ class EnvPoolEnv:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
                 raise ValueError(f"EnvPool's {env_id} has no option {name!r}: {hint}")
-        if self._of_playground and self._id.removeprefix(PLAYGROUND).startswith(ROBOTS):
+        if self.of_playground and self._id.removeprefix(PLAYGROUND).startswith(ROBOTS):
             self._options.setdefault("base_path", tree_without_visuals(known["base_path"]))
         try:
             probe = _make_spec(self._id, **self._options)
         except Exception as error:
             raise ValueError(f"EnvPool's {env_id} cannot be made from {self._options}: {error}") from None
-        self._paths, observation = self._observation(env_id, self._seen(probe.observation_space))
+        paths, observation = self._observation(env_id, self._seen(probe.observation_space))
         self._action_space, action = _action_space(env_id, probe.action_space)
+        self.state = _State.of(list(probe._state_keys), paths)
         config = probe.config._asdict()
         threshold = config.get("reward_threshold")
         self.spec = EnvSpec(env_id, observation, action, int(config["max_episode_steps"]), threshold)
@@ -132,12 +142,13 @@ class EnvPoolEnv:
         return env
 
     @property
-    def _of_playground(self) -> bool:
+    def of_playground(self) -> bool:
+        """Whether the task is one of Playground's, whose steps take long."""
         return self._id.startswith(PLAYGROUND) or PLAYGROUND + self._id in envpool_ids()
 
     def _seen(self, space: spaces.Space) -> spaces.Space:
         """The part of the observations that policies see."""
-        if self._of_playground and isinstance(space, spaces.Dict) and PRIVILEGED in space.spaces:
+        if self.of_playground and isinstance(space, spaces.Dict) and PRIVILEGED in space.spaces:
             return spaces.Dict({name: part for name, part in space.spaces.items() if name != PRIVILEGED})
         return space
 
@@ -177,13 +188,17 @@ def _action_space(env_id: str, space: Any) -> tuple[Any, spaces.Discrete | space
 
 
 class EnvPoolLanes:
-    """``groups`` pools of ``width`` lanes each, so that one is simulated while another is waited for."""
+    """``groups`` pools of ``width`` lanes each, so that one is simulated while another is waited for.
+
+    They are driven by the three calls beneath EnvPool's own ``send``, ``recv`` and ``reset``, whose dictionaries take
+    longer than most of the steps. A test compares the two.
+    """
 
     faults = 0
 
     def __init__(self, env: EnvPoolEnv, width: int, groups: int, seed: int) -> None:
         self.width, self.groups, self.together = width, groups, env.crn
-        self._env, self._paths, self._space = env, env._paths, env._action_space
+        self._env, self._space = env, env._action_space
         self._pools: list[Any] = [None] * groups
         self._place = np.tile(np.arange(width, dtype=np.int32), (groups, 1))  # of a lane in its pool
         if not env.crn:
@@ -199,7 +214,9 @@ class EnvPoolLanes:
         import envpool
 
         # Groups share the cores: threads beyond them only contend, which CartPole shows most (scripts/bench_host.py).
-        threads = min(lanes, -(-len(usable_cores()) // self.groups))
+        # Where a step takes long, a group has all of them while the policy acts for another (scripts/bench_g1.py).
+        share = 1 if self._env.of_playground else self.groups
+        threads = min(lanes, -(-len(usable_cores()) // share))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries that it imports
             return envpool.make(
@@ -225,9 +242,12 @@ class EnvPoolLanes:
         cut = begin & ~over[lanes]  # in the middle of an episode that nobody wants: reset at once, which is rare
         self._sent[group] = (lanes, cut)
         place = self._place[group, lanes]
-        self._begun[group] = _flat(pool.reset(place[cut])[0], self._paths) if cut.any() else None
+        self._begun[group] = None
+        if cut.any():
+            pool._reset(place[cut])
+            self._begun[group] = self._seen(pool._recv())
         if not cut.all():
-            pool.send(self._native(actions[~cut]), place[~cut])
+            pool._send([place[~cut], place[~cut], self._native(actions[~cut])])
 
     def recv(self, group: int) -> Ticks:
         """See types.Lanes."""
@@ -235,9 +255,8 @@ class EnvPoolLanes:
         k, kept = len(lanes), ~cut
         begun = self._begun[group]
         if begun is None:
-            obs, reward, terminated, truncated, info = self._pools[group].recv()
-            seen, lost = _flat(obs, self._paths), np.zeros(k, bool)
-            ticks = Ticks(seen, reward.astype(np.float64), terminated, truncated, lost, self._measured(obs, info))
+            state, lost = self._pools[group]._recv(), np.zeros(k, bool)
+            ticks = Ticks(self._seen(state), *self._ended(state), lost, self._measured(state))
             self._metrics = {name: values.shape[1:] for name, values in ticks.metrics.items()}
         else:
             terminated, truncated, lost = (np.zeros(k, bool) for _ in range(3))
@@ -245,20 +264,31 @@ class EnvPoolLanes:
             ticks = Ticks(np.zeros((k, begun.shape[1]), np.float32), np.zeros(k), terminated, truncated, lost, metrics)
             ticks.obs[cut] = begun
             if kept.any():
-                obs, *rest, info = self._pools[group].recv()
-                ticks.reward[kept], ticks.terminated[kept], ticks.truncated[kept] = rest
-                ticks.obs[kept] = _flat(obs, self._paths)
-                for name, values in self._measured(obs, info).items():
+                state = self._pools[group]._recv()
+                ticks.obs[kept] = self._seen(state)
+                ticks.reward[kept], ticks.terminated[kept], ticks.truncated[kept] = self._ended(state)
+                for name, values in self._measured(state).items():
                     metrics[name][kept] = values
         self._over[group][lanes] = ticks.terminated | ticks.truncated
         return ticks
 
-    def _measured(self, obs: Any, info: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _seen(self, state: list[np.ndarray]) -> np.ndarray:
+        """What policies see of a batch of k lanes: (k, o) float32."""
+        parts = [np.asarray(state[i], np.float32).reshape(len(state[i]), -1) for i in self._env.state.obs]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _ended(self, state: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rewards, and which lanes were terminated and which truncated, each (k,)."""
+        at = self._env.state
+        return state[at.reward].astype(np.float64), state[at.done] & ~state[at.truncated], state[at.truncated]
+
+    def _measured(self, state: list[np.ndarray]) -> dict[str, np.ndarray]:
         """What is measured beside the observation, where that was asked for."""
-        if not self._env.measures or PRIVILEGED not in obs:
+        at = self._env.state
+        if not self._env.measures or at.privileged is None:
             return {}
-        terms = {TERM + name.removeprefix("reward_"): info[name] for name in info if name.startswith("reward_")}
-        return measured(self._env.spec.id, obs[PRIVILEGED]) | terms
+        terms = {TERM + name: state[i] for name, i in at.terms.items()}
+        return measured(self._env.spec.id, state[at.privileged]) | terms
 
     def _native(self, actions: np.ndarray) -> np.ndarray:
         """Actions of a policy as EnvPool wants them."""
