@@ -15,11 +15,11 @@ from polystep_rl.policies.precision import (
     INPUT_UNIT,
     INTEGER_PRECISIONS,
     QMAX,
-    WEIGHT_UNIT,
     LayerPlan,
     action_plan,
     bias_gain,
     input_plan,
+    integer_weight,
     layer_sizes,
     plan,
 )
@@ -95,7 +95,7 @@ def quantised_input(spec: PolicySpec, obs: np.ndarray) -> np.ndarray:
 def integer_weights(layer: LayerPlan, w: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
     """The integers of latents w (m, k), b (m,), as float64: what the policy deploys."""
     w, b = np.asarray(w, np.float32), np.asarray(b, np.float32)
-    weight = np.clip(np.rint(w * WEIGHT_UNIT), -QMAX, QMAX) if layer.weight_max > 1 else np.where(w >= 0, 1.0, -1.0)
+    weight = integer_weight(np, w, layer.weight_max)
     bias = np.clip(np.rint(b * np.float32(layer.bias_unit)), -layer.bias_max, layer.bias_max)
     return weight.astype(np.float64), bias.astype(np.float64)
 

@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from polystep_rl.policies import layers, precision
-from polystep_rl.policies.precision import INPUT_UNIT, QMAX, WEIGHT_UNIT, sign_pm1
+from polystep_rl.policies.precision import INPUT_UNIT, QMAX, sign_pm1
 from polystep_rl.policies.sides import features, first, integer_features, joined
 from polystep_rl.types import Array, EnvSpec, Key, Params, Policy, PolicySpec, Sides
 
@@ -38,6 +38,7 @@ def make_policy(
     obs_scale: Any = None,
     activation: str = "tanh",
     sides: Sides | None = None,
+    weight_copies: int = 1,
 ) -> Policy:
     """A policy for an environment.
 
@@ -50,6 +51,7 @@ def make_policy(
             an integer policy resolves that to 1/32 within +-127/32, so calibrate them.
         activation: of hidden units, ``tanh`` or ``relu`` (not for binary units, which are signs).
         sides: of a body, that share the network; the layers are then those of a side.
+        weight_copies: of a binary policy, the one-bit weights that each input of a layer has, 1 to 16.
 
     Raises:
         ValueError: spaces that do not fit, an unknown name, or layers too wide for exact integers.
@@ -62,7 +64,7 @@ def make_policy(
     scale = _floats(1.0 if obs_scale is None else obs_scale, size)
     head, action_size, low, high, groups = _head(env_spec)
     layers_and_head = (size, tuple(hidden), precision, head, action_size, low, high)
-    return mlp_policy(PolicySpec(*layers_and_head, offset, scale, groups, activation, sides=sides))
+    return mlp_policy(PolicySpec(*layers_and_head, offset, scale, groups, activation, "tanh", sides, weight_copies))
 
 
 def _head(env_spec: EnvSpec) -> tuple[str, int, tuple[float, ...], tuple[float, ...], tuple[int, ...]]:
@@ -136,8 +138,7 @@ def _integer_functions(spec: PolicySpec) -> Functions:
             deployed[INPUT] = {"scale": multiplier, "offset": jnp.rint(params[INPUT]["offset"] * multiplier)}
         for index, layer in enumerate(plans):
             latent = params[str(index)]
-            w = jnp.asarray(latent["w"], jnp.float32)
-            w = rounded(w, WEIGHT_UNIT, QMAX) if layer.weight_max > 1 else sign_pm1(w)
+            w = precision.integer_weight(jnp, jnp.asarray(latent["w"], jnp.float32), layer.weight_max)
             deployed[str(index)] = {"w": w, "b": rounded(latent["b"], layer.bias_unit, layer.bias_max)}
         return deployed
 
@@ -238,7 +239,8 @@ def integers(policy: Policy, params: Params) -> dict[str, Any]:
         ``precision``, ``head``, ``groups``; ``input``: ``multiplier`` (o,) float32 and ``zero_point`` (o,) int32 (those
         that the parameters carry, if they do); ``layers``, each with ``weight`` (m, k) int8, ``bias`` (m,) int32,
         ``activation`` (requant, requant_relu, sign or none), ``mult``, ``shift``, ``low`` (0 for requant_relu, else
-        -127), ``acc_bound``; ``action_table`` (a, 255) float32 by q + 127, or None. The arithmetic:
+        -127), ``acc_bound``; ``action_table`` (a, 255) float32 by q + 127, or None; ``weight_copies`` c: the weight of
+        a binary layer is (m, c k), c one-bit weights for each input, which it reads c times over. The arithmetic:
 
         q = 0 where obs is NaN, else clip(rint(obs * multiplier), zero_point - 127, zero_point + 127) - zero_point;
         acc = bias + weight @ q in int32, then for requant* clip((acc * mult + (2**shift >> 1)) >> shift, low, 127) with
@@ -262,6 +264,9 @@ def integers(policy: Policy, params: Params) -> dict[str, Any]:
         weight, bias = np.asarray(deployed[str(index)]["w"]), np.asarray(deployed[str(index)]["b"])
         if weight.shape != (layer.fan_out, layer.fan_in) or bias.shape != (layer.fan_out,):
             raise ValueError(f"layer {index}: parameters of shape {weight.shape}, {bias.shape} do not fit the policy")
+        if policy.spec.weight_copies > 1:  # of the sum, as many are 1 as make it up, those of the lowest thresholds
+            ones = (weight + layer.weight_max) / 2
+            weight = np.concatenate([np.where(copy < ones, 1, -1) for copy in range(layer.weight_max)], axis=1)
         described.append(
             {
                 "weight": weight.astype(np.int8),
@@ -278,6 +283,7 @@ def integers(policy: Policy, params: Params) -> dict[str, Any]:
         "head": spec.head,
         "groups": spec.groups,
         "sides": spec.sides,
+        "weight_copies": spec.weight_copies,
         "input": {"multiplier": inputs.multiplier, "zero_point": inputs.zero_point},
         "layers": described,
         "action_table": precision.action_plan(spec).table() if spec.head == "box" else None,

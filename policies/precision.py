@@ -13,18 +13,23 @@ int8       clip(rint(32 latent), -127, 127)  rint(latent * sqrt(k) * 32 * s), at
 binary     sign_pm1(latent)                  rint(latent * sqrt(k) * s), at most 4 of those
 ========== ================================= ===================================================
 
-Where the sides of a body share a linear policy, its bias latents count 1 / sqrt(k) of that (`bias_gain`). ``s`` is the root mean square of one input in integer units: 32 for a quantised observation (x = 1 is
-32), 80 for an int8 hidden activation (a normal of deviation 96 cut at 127; 57 where relu cuts it at 0 too), 1 for a
-binary one. So one unit of a bias latent is one standard deviation of the accumulator of a random policy, at every
-fan-in. An int8 requantisation maps that deviation to 96, so that a hidden unit saturates at 1.3 deviations: the
-saturation is the nonlinearity ("tanh"), or the upper end of that of a relu unit.
+A binary policy may have c one-bit weights for each input (``weight_copies``): sign_pm1(latent - t) for c thresholds t
+around 0, 2 / sqrt(c) apart; k then counts every one of them. Over sqrt(c) they sum to the nearest value to the latent.
+
+Where the sides of a body share a linear policy, its bias latents count 1 / sqrt(k) of that (`bias_gain`). ``s`` is the
+root mean square of one input in integer units: 32 for a quantised observation (x = 1 is 32), 80 for an int8 hidden
+activation (a normal of deviation 96 cut at 127; 57 where relu cuts it at 0 too), 1 for a binary one. So one unit of a
+bias latent is one standard deviation of the accumulator of a random policy, at every fan-in. An int8 requantisation
+maps that deviation to 96, so that a hidden unit saturates at 1.3 deviations: the saturation is the nonlinearity
+("tanh"), or the upper end of that of a relu unit.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +54,27 @@ EXACT = 2**24  # float32 holds every integer below this
 MULT_MAX = 255  # requantisation multipliers fit a byte
 
 
+MAX_COPIES = 16  # of a one-bit weight
+
+
+def thresholds(copies: int) -> np.ndarray:
+    """(c,) where the one-bit weights of a latent change their sign, ascending: 0 for one, -3/2 to 3/2 for four."""
+    return (np.arange(1 - copies, copies, 2) / math.sqrt(copies)).astype(np.float32)
+
+
+def integer_weight(xp: ModuleType, latent: Any, weight_max: int) -> Any:
+    """The integers of float32 weight latents, in [-weight_max, weight_max]; NaN counts as 0 in int8, else as -inf.
+
+    Args:
+        xp: ``numpy`` or ``jax.numpy``.
+        latent: any shape.
+        weight_max: 127 for int8, else the one-bit weights that each input has, whose sum this is.
+    """
+    if weight_max == QMAX:
+        return xp.clip(xp.rint(xp.where(xp.isnan(latent), 0, latent) * WEIGHT_UNIT), -QMAX, QMAX)
+    return sum(xp.where(latent >= t, 1, -1).astype(latent.dtype) for t in thresholds(weight_max))
+
+
 def sign_pm1(x: jax.Array) -> jax.Array:
     """The sign without a third value: 1 where x >= 0 (also -0.0), -1 elsewhere (also NaN). Same shape and dtype."""
     return jnp.where(x >= 0, 1, -1).astype(x.dtype)
@@ -60,7 +86,7 @@ class LayerPlan(NamedTuple):
     fan_in: int
     fan_out: int
     input_max: int  # largest |input|
-    weight_max: int  # 127 (int8) or 1 (binary)
+    weight_max: int  # 127 (int8), or the one-bit weights of an input (binary)
     bias_unit: float  # float32-representable; integer bias = clip(rint(latent * bias_unit), -bias_max, bias_max)
     bias_max: int
     activation: str  # requant | requant_relu | sign | none (the integers go to argmax)
@@ -130,11 +156,17 @@ def check_spec(spec: PolicySpec) -> None:
     for name, size in (
         ("obs_size", spec.obs_size),
         ("action_size", spec.action_size),
+        ("weight_copies", spec.weight_copies),
         *(("hidden", h) for h in spec.hidden),
         *(("groups", g) for g in spec.groups),
     ):
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
             raise ValueError(f"{name} must be a positive integer, not {size!r}")
+    if spec.weight_copies > (MAX_COPIES if spec.precision == "binary" else 1):
+        raise ValueError(
+            f"weight_copies was {spec.weight_copies} of a {spec.precision} policy, expected at most {MAX_COPIES} of a "
+            "binary one, and 1 of others"
+        )
     if (spec.head == "multidiscrete") != bool(spec.groups) or (spec.groups and sum(spec.groups) != spec.action_size):
         raise ValueError(f"groups {spec.groups}: a multidiscrete head has some that sum to action_size, others none")
     box = spec.action_size if spec.head == "box" else 0
@@ -217,13 +249,13 @@ def plan(spec: PolicySpec) -> tuple[LayerPlan, ...]:
     if spec.precision not in INTEGER_PRECISIONS:
         return ()
     int8 = spec.precision == "int8"
-    weight_max, weight_rms = (QMAX, WEIGHT_UNIT) if int8 else (1, 1)
+    weight_max, weight_rms = (QMAX, WEIGHT_UNIT) if int8 else (spec.weight_copies, 1)
     plans = []
     for index, (fan_in, fan_out) in enumerate(layer_sizes(spec)):
         first, last = index == 0, index == len(spec.hidden)
         input_max = QMAX if first or int8 else 1
         input_rms = INPUT_UNIT if first else (HIDDEN_RMS[spec.activation] if int8 else 1)
-        deviation = float(np.float32(math.sqrt(fan_in) * weight_rms * input_rms))
+        deviation = float(np.float32(math.sqrt(fan_in * (1 if int8 else weight_max)) * weight_rms * input_rms))
         bias_max = int(np.rint(BIAS_LIMIT * deviation))
         bias_unit = float(np.float32(deviation * bias_gain(spec, index)))
         acc_bound = bound = fan_in * weight_max * input_max + bias_max

@@ -48,6 +48,8 @@ class TrainConfig:
     """Seed of everything."""
     hidden: tuple[int, ...] = (16,)
     """Units of the hidden layers; none is a linear policy."""
+    weight_copies: int = 1
+    """With a binary policy: one-bit weights for each input of a layer; 4 sum to one of -4, -2, 0, 2 and 4."""
     structure: Literal["none", "gait"] = "none"
     """gait: both legs of a walking robot share one network, which sees its own leg's phase; none: a plain network."""
     simulator: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
@@ -118,16 +120,8 @@ class TrainConfig:
 
 # What only a population search has; a gradient method is one run on the environment's own episodes and rewards.
 SEARCH_ONLY = (
-    *(
-        "structure",
-        "train_env_kwarg",
-        "train_horizon",
-        "train_horizon_final",
-        "train_end",
-        "step_penalty",
-        "step_penalty_final",
-    ),
-    *("starts", "start_generations"),
+    *("structure", "weight_copies", "train_env_kwarg", "train_horizon", "train_horizon_final", "train_end"),
+    *("step_penalty", "step_penalty_final", "starts", "start_generations"),
 )
 PRESETS = ("tuned", "compare", "repair", "paper")
 

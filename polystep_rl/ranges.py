@@ -19,7 +19,7 @@ _AT_LEAST = {
     **dict.fromkeys(("ent_coef", "vf_coef", "gamma", "gae_lambda", "learning_rate_final"), 0),
     **dict.fromkeys(("exploration_fraction", "exploration_final_eps", "averaging", "init_scale"), 0),
     **dict.fromkeys(("max_episode_steps", "train_horizon", "train_horizon_final", "init_widen"), 1),
-    **dict.fromkeys(("starts", "start_generations", "policy_delay", "critic"), 1),
+    **dict.fromkeys(("starts", "start_generations", "policy_delay", "critic", "weight_copies"), 1),
     **dict.fromkeys(("action_noise", "target_policy_noise", "target_noise_clip"), 0),
     "population": 2,
 }

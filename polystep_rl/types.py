@@ -204,6 +204,7 @@ class PolicySpec(NamedTuple):
     activation: str = "tanh"  # of the hidden layers of float and int8 policies: tanh (int8: saturation) | relu
     squash: str = "tanh"  # of a float box head: tanh (mid + half * tanh(y)) | clip (mid + half * y, cut at the box)
     sides: Sides | None = None  # what the sides of a body share, of a box head; None: one network sees and does all
+    weight_copies: int = 1  # one-bit weights that each input of a layer has, of a binary policy
 
 
 class Policy(NamedTuple):

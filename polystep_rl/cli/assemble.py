@@ -141,11 +141,14 @@ def prior_moments(env: Env | HostEnv) -> Moments:
 def make_scaled_policy(env: Env | HostEnv, config: TrainConfig) -> Policy:
     """The policy that a configuration describes, its input scales measured. ValueError where the spaces do not fit."""
     sides = gait_sides(config.env) if config.structure == "gait" else None
-    make_policy(env.spec, config.hidden, config.policy, sides=sides)  # says so before anything is measured
+    build = functools.partial(
+        make_policy, env.spec, config.hidden, config.policy, sides=sides, weight_copies=config.weight_copies
+    )
+    build()  # says so before anything is measured
     calibration = jax.random.key(CALIBRATION_SEED)
     mode = "episodes" if config.observation_scale == "running" else config.observation_scale
     offset, scale = observation_scale(env, calibration, mode, config.observation_unit)
-    return make_policy(env.spec, config.hidden, config.policy, offset, scale, sides=sides)
+    return build(offset, scale)
 
 
 def make_algorithm(config: TrainConfig) -> Strategy:

@@ -68,7 +68,7 @@ def numpy_int32_actions(integers: dict[str, Any], obs: np.ndarray) -> np.ndarray
     x = np.clip(finite, (zero - 127).astype(np.float32), (zero + 127).astype(np.float32)).astype(np.int32) - zero
     x[np.isnan(obs)] = 0
     for layer in integers["layers"]:
-        acc = x @ layer["weight"].astype(np.int32).T + layer["bias"]
+        acc = np.tile(x, integers["weight_copies"]) @ layer["weight"].astype(np.int32).T + layer["bias"]
         assert acc.dtype == np.int32 and np.abs(acc).max() <= layer["acc_bound"]
         if layer["activation"] == "sign":
             x = np.where(acc < 0, np.int32(-1), np.int32(1))
