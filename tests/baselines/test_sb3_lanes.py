@@ -159,6 +159,18 @@ class Rewards:
         self.closed += 1
 
 
+def test_episodes_are_cut_at_the_horizon_even_where_the_simulator_goes_on():
+    env = Rewards()
+    env.spec = env.spec._replace(horizon=3)
+    envs = LanesVecEnv(env, 2)
+    envs.reset()
+    found = [envs.step(np.zeros((2, 1))) for _ in range(6)]
+    assert [done.all() for _, _, done, _ in found] == [False, False, True] * 2
+    info = found[2][3][1]
+    assert info["TimeLimit.truncated"] and info["episode"]["l"] == 3 and info["terminal_observation"].tolist() == [1, 3]
+    envs.close()
+
+
 @pytest.mark.parametrize("how", ["lost", "nan"])
 def test_an_episode_that_is_lost_ends_where_it_was_last_seen(how):
     envs = LanesVecEnv(Rewards(lambda tick, lane: how if (tick, lane) == (4, 1) else None), 3)  # its third step
