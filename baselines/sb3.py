@@ -1,7 +1,8 @@
 """PPO, DQN, SAC and TD3 of stable-baselines3, whose deployed policy is exactly one of our policies.
 
 The actor (PPO, SAC, TD3) or the Q-network (DQN) is a `QuantisedNetwork`; critics are ordinary float networks, since
-they are not deployed. Training uses Gymnasium's own environment, so that no dynamics of ours can favour anyone.
+they are not deployed. Training uses Gymnasium's own environment, so that no dynamics of ours can favour anyone, or
+where Gymnasium has no such task the lanes of another simulator.
 Importing this module needs torch and stable-baselines3 (the extra ``baselines``); importing the package does not.
 """
 
@@ -24,6 +25,7 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from polystep_rl.baselines.quantised_torch import QuantisedNetwork
+from polystep_rl.baselines.sb3_lanes import LanesVecEnv
 from polystep_rl.baselines.sb3_policies import (
     QuantisedActorCriticPolicy,
     QuantisedDQNPolicy,
@@ -32,7 +34,7 @@ from polystep_rl.baselines.sb3_policies import (
 )
 from polystep_rl.baselines.sb3_watch import Watch
 from polystep_rl.baselines.static import InputScales, Static
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.types import HostEnv, Params, PolicySpec
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "dqn": DQN, "sac": SAC, "td3": TD3}
 HEADS = {"ppo": ("discrete", "multidiscrete", "box"), "dqn": ("discrete",), "sac": ("box",), "td3": ("box",)}
@@ -48,7 +50,7 @@ TAKEN = (
     *("use_sde", "sde_sample_freq", "use_sde_at_warmup"),  # exploration that our networks do not have
 )
 
-MakeEnv = Callable[[], gymnasium.Env]
+MakeEnv = Callable[[], gymnasium.Env] | HostEnv
 # (env steps, deployed latents, metrics) -> stop?
 OnEvaluation = Callable[[int, Params, dict[str, float]], bool]
 
@@ -165,10 +167,13 @@ def _linear(start: float) -> Callable[[float], float]:
 
 
 def _environments(env_id: str, n_envs: int, spec: PolicySpec, make_env: MakeEnv) -> VecEnv:
-    """Gymnasium's environments, checked against the policy: SB3 would fail late, or train something else."""
+    """Environments side by side, checked against the policy: SB3 would fail late, or train something else."""
     if n_envs < 1:
         raise ValueError(f"n_envs {n_envs}: expected at least 1")
-    envs = DummyVecEnv([lambda: Monitor(make_env())] * n_envs)
+    if isinstance(make_env, HostEnv):
+        envs: VecEnv = LanesVecEnv(make_env, n_envs)
+    else:
+        envs = DummyVecEnv([lambda: Monitor(make_env())] * n_envs)
     obs, action = envs.observation_space, envs.action_space
     size, head, groups = _head(env_id, action)
     if obs.shape != (spec.obs_size,) or (size, head, groups) != (spec.action_size, spec.head, spec.groups):
@@ -230,13 +235,15 @@ def train_sb3(
         on_evaluation: called at the first count of env steps at or above every multiple of eval_freq and at the end,
             with env steps, the latents to deploy and metrics (``rollout/ep_rew_mean``: mean return of the last 100
             training episodes, NaN before the first; ``episodes``; ``updates``). It returns True to stop.
-        make_env: makes one new environment, with flat observations; default ``gymnasium.make(env_id)``.
+        make_env: makes one new environment, with flat observations; default ``gymnasium.make(env_id)``. Or a host
+            environment, of which ``n_envs`` lanes are trained on (see `LanesVecEnv`).
         start: latents of the policy to start from; random ones by default.
         scales: observation statistics that grow with the observations of training, for PPO: fixed within a rollout,
             and deployed with the policy ("input" in its latents). Default: the input scales of the specification.
 
     Raises:
         ValueError: see `make_model`; a budget below one step of every environment; or scales with another algorithm.
+        SimulatorError: the lanes of a host environment cannot go on.
     """
     if scales is not None and algo != "ppo":
         raise ValueError(f"growing input scales with {algo}: its replay buffer mixes old and new; only PPO has them")

@@ -7,6 +7,7 @@ critics (their observations normalised as the policy's), PPO's deviation, and SA
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ class _ActorCritic(nn.Module):
         super().__init__()
         self.actor = actor
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip((actor.spec.obs_size, *critic[:-1]), critic, strict=True):
+        for fan_in, fan_out in itertools.pairwise((actor.spec.obs_size, *critic)):
             linear = nn.Linear(fan_in, fan_out)
             nn.init.orthogonal_(linear.weight, gain=np.sqrt(2.0))
             nn.init.zeros_(linear.bias)
@@ -65,7 +66,7 @@ class QuantisedActorCriticPolicy(ActorCriticPolicy):
         network = self._network()
         self.mlp_extractor = _ActorCritic(network, self._critic)
         self.action_net = nn.Identity()  # the network has its own head
-        self.value_net = nn.Linear(self._critic[-1], 1)
+        self.value_net = nn.Linear((network.spec.obs_size, *self._critic)[-1], 1)
         nn.init.orthogonal_(self.value_net.weight)
         nn.init.zeros_(self.value_net.bias)
         if isinstance(self.action_space, spaces.Box):

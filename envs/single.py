@@ -191,13 +191,19 @@ def _import(path: str, module_name: str, what: str) -> Any:
         raise ValueError(f"cannot import {what} {path!r}: {' '.join(str(error).split())}") from error
 
 
-def _check_known(env_id: str) -> None:
+def is_known(env_id: str) -> bool:
+    """Whether Gymnasium has an id; without a version it takes the latest one, and says so."""
     if env_id in registry:
-        return
+        return True
     with contextlib.suppress(gymnasium.error.Error):
         namespace, name, version = parse_env_id(env_id)
-        if version is None and find_highest_version(namespace, name) is not None:
-            return  # Gymnasium takes the latest version, and says so
+        return version is None and find_highest_version(namespace, name) is not None
+    return False
+
+
+def _check_known(env_id: str) -> None:
+    if is_known(env_id):
+        return
     by_lower = {known.lower(): known for known in registry}
     close = [by_lower[known] for known in difflib.get_close_matches(env_id.lower(), by_lower, n=3, cutoff=0.6)]
     hint = f"did you mean {' or '.join(close)}?" if close else "Gymnasium has no id like it"

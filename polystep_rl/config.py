@@ -53,7 +53,8 @@ class TrainConfig:
     structure: Literal["none", "gait"] = "none"
     """gait: both legs of a walking robot share one network, which sees its own leg's phase; none: a plain network."""
     simulator: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
-    """What simulates: auto takes the first of the others that has the environment."""
+    """What simulates: auto takes the first of the others that has the environment. Gradient methods train in Gymnasium
+    where it has the task, unless envpool is given."""
     env_kwarg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A keyword argument of the environment, as name=value; may be given several times."""
     wrapper: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()

@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from polystep_rl.types import Moments
+from polystep_rl.types import Moments, SimulatorError
 
 MAX_LOSSES = 5  # of one episode
-
-
-class SimulatorError(RuntimeError):
-    """The simulators of an environment cannot go on. One line saying why."""
 
 
 class Ledger:

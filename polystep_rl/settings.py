@@ -187,6 +187,8 @@ class PPOConfig(Settings):
     """Logarithm of the action noise at the start, in units of half the box (Box actions)."""
     normalize_reward: bool = False
     """Divide rewards by the running deviation of discounted returns."""
+    critic: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers of the critic, which is not deployed."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from polystep_rl.cli.simulate import (
     summarise,
 )
 from polystep_rl.config import TrainConfig
-from polystep_rl.envs.single import make_single
+from polystep_rl.envs.single import is_known, make_single
 from polystep_rl.envs.spaces import flat_observations, policy_actions
 from polystep_rl.policies import frozen, mlp_policy, precision, save_policy
 from polystep_rl.policies.quantise import quantise as fit
@@ -143,6 +143,15 @@ def _flat_env(task: Task) -> gymnasium.Env[Any, Any]:
     return gymnasium.wrappers.TransformObservation(env, flatten, flat)
 
 
+def _training_env(env: Env | HostEnv, config: TrainConfig) -> tuple[Any, str]:
+    """What `train_sb3` trains on, and its name: lanes of EnvPool where that is asked for, or where only EnvPool has the
+    task, Gymnasium's own environments everywhere else."""
+    task = Task.of(config)
+    if getattr(env, "simulator", "jax") == "envpool" and (task.simulator == "envpool" or not is_known(task.env)):
+        return make_env(task._replace(crn=False)), "envpool"  # lanes that live on
+    return partial(_flat_env, task), "gymnasium"
+
+
 def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
     """Train with stable-baselines3; returns the summary that `--json` prints and `summary.json` holds."""
     try:
@@ -160,6 +169,7 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
         policy = make_scaled_policy(env, config) if given is None else mlp_policy(given.spec)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    training, simulator = _training_env(env, config)
     run = new_run(dataclasses.replace(config, hidden=policy.spec.hidden), output)
     observer = GradientObserver(run, env, policy, config, stream, output.quiet)
     guard = interruptible(observer) if install_handler else contextlib.nullcontext()
@@ -180,18 +190,20 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
                 seed=config.seed,
                 eval_freq=config.eval_freq,
                 on_evaluation=observer.report,
-                make_env=partial(_flat_env, Task.of(config)),
+                make_env=training,
                 start=None if given is None else given.params,
                 scales=RunningScales(prior_moments(env), config.observation_unit) if running else None,
             )
-            summary = _finish(run, observer, env, result)
+            summary = _finish(run, observer, env, result, simulator)
     finally:
         run.close()
         close(getattr(observer.evaluate, "args", (None,))[0])
     return summary
 
 
-def _finish(run: RunDir, observer: GradientObserver, env: Env | HostEnv, result: SB3Result) -> dict[str, Any]:
+def _finish(
+    run: RunDir, observer: GradientObserver, env: Env | HostEnv, result: SB3Result, train_simulator: str
+) -> dict[str, Any]:
     """Evaluate what is deployed on held-out episodes, save the policies, and end the run unless it was interrupted."""
     config, policy = observer.config, observer.policy
     best = observer.best_params if observer.best_params is not None else result.params
@@ -214,7 +226,7 @@ def _finish(run: RunDir, observer: GradientObserver, env: Env | HostEnv, result:
         "stopped_by": stopped_by,
         "reward_threshold": env.spec.reward_threshold,
         **simulator_facts(env),
-        "train_simulator": "gymnasium",
+        "train_simulator": train_simulator,
         "best_eval_return": float(observer.best_return),
         "eval": evaluation,
     }

@@ -281,6 +281,14 @@ def test_ppo_with_normalised_rewards_reports_raw_returns():
     assert not np.array_equal(result.params["0"]["w"], plain.params["0"]["w"])
 
 
+@pytest.mark.parametrize("critic", [(), (8,), (8, 4)])
+def test_ppo_has_a_critic_of_any_size(critic):
+    model = sb3.make_model("ppo", "Match", match(), Static(), "none", {**SETTINGS["ppo"], "critic": critic}, 3, Match)
+    model.learn(128, log_interval=None)
+    layers = [layer for layer in model.policy.mlp_extractor.critic if hasattr(layer, "in_features")]
+    assert [layer.in_features for layer in (*layers, model.policy.value_net)] == [3, *critic]
+
+
 class Square(Match):
     observation_space = spaces.Box(-1.0, 1.0, (3, 1), np.float64)
 

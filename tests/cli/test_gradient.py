@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from commands import assert_one_line
 
 pytest.importorskip("stable_baselines3")
 
@@ -79,3 +81,55 @@ def test_the_best_policy_is_the_start_until_something_is_better(cli: Callable, t
     assert rows[-1]["eval/mean_reward"] < 300
     best, given = (load_policy(tmp_path / name) for name in ("run/best_policy", "good/best_policy"))
     assert np.array_equal(best.params["0"]["w"], given.params["0"]["w"])
+
+
+TINY = ("--policy", "float32", "--quiet", "--json", "--n-envs", 4, "--n-steps", 32, "--batch-size", 64,
+        "--total-timesteps", 512, "--eval-freq", 256, "--eval-episodes", 8, "--test-episodes", 8)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "simulators"),
+    [
+        (("--env", "Catch-v0"), ("envpool", "envpool")),  # Gymnasium has no such task
+        (("--env", "CartPole-v1", "--simulator", "envpool", "--no-crn"), ("envpool", "envpool")),
+        (("--env", "CartPole-v1"), ("jax", "gymnasium")),
+        (("--env", "Pendulum-v1", "--simulator", "envpool", "--algo", "sac"), ("envpool", "envpool")),
+        (("--env", "FrozenLake-v1", "--workers", "0"), ("gymnasium", "gymnasium")),
+    ],
+)
+def test_what_it_trains_on(flags: tuple, simulators: tuple, cli: Callable, tmp_path: Path, recwarn) -> None:
+    if "gymnasium" not in simulators:
+        pytest.importorskip("envpool")
+    tiny = TINY if "sac" not in flags else (*TINY[:4], *TINY[10:])
+    outcome = cli("train", "--algo", "ppo", *tiny, *flags, "--run-dir", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert (outcome.json["simulator"], outcome.json["train_simulator"]) == simulators
+    again = cli("train", "--algo", "ppo", *tiny, *flags, "--run-dir", tmp_path / "again")
+    assert again.json["eval"] == outcome.json["eval"]
+    files = [(tmp_path / run / "policy.safetensors").read_bytes() for run in ("run", "again")]
+    assert files[0] == files[1]
+
+
+def test_the_options_of_the_task_reach_its_lanes(cli: Callable, tmp_path: Path, recwarn) -> None:
+    pytest.importorskip("envpool")
+    flags = ("train", "--algo", "ppo", *TINY, "--env", "Catch-v0", "--env-kwarg")
+    summary = cli(*flags, "height=5", "--run-dir", tmp_path / "low").json
+    assert summary["episodes"] == 512 // 4  # it falls a row a step
+    summary = cli(*flags, "height=5", "--max-episode-steps", 2, "--run-dir", tmp_path / "cut").json
+    assert summary["episodes"] == 512 // 2 and summary["eval"]["mean_length"] == 2
+    outcome = cli(*flags, "hight=5", "--simulator", "envpool", "--run-dir", tmp_path / "wrong")
+    assert outcome.code == 2 and "EnvPool's Catch-v0 has no option 'hight': did you mean 'height'?" in outcome.err
+
+
+def test_a_simulator_that_fails_ends_in_one_line(cli: Callable, tmp_path: Path, recwarn, monkeypatch) -> None:
+    pytest.importorskip("envpool")
+    from polystep_rl.envs.envpool_env import EnvPoolLanes
+
+    def mad(lanes: EnvPoolLanes, group: int) -> Any:
+        ticks = recv(lanes, group)
+        return ticks if lanes.together else ticks._replace(reward=ticks.reward * np.nan)
+
+    recv = EnvPoolLanes.recv
+    monkeypatch.setattr(EnvPoolLanes, "recv", mad)
+    outcome = cli("train", "--algo", "ppo", *TINY, "--env", "Catch-v0", "--run-dir", tmp_path / "run")
+    assert_one_line(outcome, 1, "an episode was lost 5 times in a row", "its rewards are not finite")

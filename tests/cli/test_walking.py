@@ -14,6 +14,8 @@ from polystep_rl.policies.io import load_policy, save_policy
 G1 = ("train", "--env", "G1JoystickFlatTerrain", "--max-episode-steps", "40", "--episodes", "1", "--eval-episodes", "4",
       "--test-episodes", "4", "--total-timesteps", "1500", "--eval-freq", "1000", "--quiet", "--json")  # fmt: skip
 
+PPO = ("--env", "G1JoystickFlatTerrain", "--algo", "ppo", "--policy", "float32")
+
 
 @pytest.fixture(autouse=True)
 def _envpool(recwarn):
@@ -74,6 +76,24 @@ def test_evaluation_and_judgement_agree(cli: Callable, tmp_path: Path) -> None:
     found = done(cli("eval", tmp_path / "run", "--episodes", "4", "--json"))
     for name in ("mean_return", "std_return", "mean_length"):
         np.testing.assert_allclose(found[name], printed["eval"][name], rtol=1e-5)
+
+
+def test_ppo_trains_on_envpool_with_the_preset_of_the_task(cli: Callable, tmp_path: Path) -> None:
+    """Gymnasium has no such task; the preset's plain network is not the one of a search."""
+    pytest.importorskip("stable_baselines3")
+    config = cli("train", *PPO, "--show-config", "--json").json
+    assert (config["hidden"], config["structure"], config["step_penalty"]) == ([128, 64], "none", 0.0)
+    assert (config["init_scale"], config["observation_scale"], config["deploy"]) == (1.0, "running", "last")
+    assert 10_000 <= config["search"]["n_envs"] * config["search"]["n_steps"] <= 20_000
+    run = tmp_path / "run"
+    few = ("--n-envs", "8", "--n-steps", "16", "--batch-size", "64", "--total-timesteps", "384", "--eval-freq", "128")
+    flags = ("--eval-episodes", "4", "--test-episodes", "4", "--max-episode-steps", "40", "--quiet", "--json")
+    printed = done(cli("train", *PPO, *few, *flags, "--run-dir", run))
+    assert printed["simulator"] == printed["train_simulator"] == "envpool" and printed["env_steps"] == 384
+    assert printed["episodes"] > 4 and printed["updates"] == 3 * 4 * 2 and np.isfinite(printed["eval"]["mean_return"])
+    assert load_policy(run / "policy").params["0"]["w"].shape == (128, 103)
+    found = done(cli("eval", run, "--episodes", "4", "--json"))
+    np.testing.assert_allclose(found["mean_return"], printed["eval"]["mean_return"], rtol=1e-5)
 
 
 def test_a_gait_needs_legs(cli: Callable) -> None:
