@@ -164,8 +164,8 @@ def check_spec(spec: PolicySpec) -> None:
             raise ValueError(f"{name} must be a positive integer, not {size!r}")
     if spec.weight_copies > (MAX_COPIES if spec.precision == "binary" else 1):
         raise ValueError(
-            f"weight_copies was {spec.weight_copies} of a {spec.precision} policy, expected at most {MAX_COPIES} of a "
-            "binary one, and 1 of others"
+            f"weight_copies was {spec.weight_copies} with precision {spec.precision}, expected at most {MAX_COPIES} of "
+            "a binary policy, and 1 of others"
         )
     if (spec.head == "multidiscrete") != bool(spec.groups) or (spec.groups and sum(spec.groups) != spec.action_size):
         raise ValueError(f"groups {spec.groups}: a multidiscrete head has some that sum to action_size, others none")

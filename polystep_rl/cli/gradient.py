@@ -167,6 +167,11 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
         check_ranges(config)
         given = None if config.init is None else initial(env, config)
         policy = make_scaled_policy(env, config) if given is None else mlp_policy(given.spec)
+        if policy.spec.sides is not None or policy.spec.weight_copies > 1:
+            raise UsageError(
+                f"--init {config.init}: a policy whose legs share a network, or with several one-bit weights for each "
+                f"input, has no gradients here; search on from it with --algo polystep, or start {config.algo} anew"
+            )
     except ValueError as error:
         raise UsageError(str(error)) from None
     training, simulator = _training_env(env, config)

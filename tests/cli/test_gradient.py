@@ -62,6 +62,7 @@ def test_deploy_last_and_best(algo: str, scale: str, cli: Callable, tmp_path: Pa
         ),
         (("--step-penalty", 0.5), "step_penalty was 0.5 with ppo"),
         (("--starts", 3), "starts was 3 with ppo, which is one run"),
+        (("--policy", "binary", "--weight-copies", 4), "weight_copies was 4 with ppo"),
     ],
 )
 def test_what_does_not_fit(flags: tuple, said: str, cli: Callable, tmp_path: Path) -> None:

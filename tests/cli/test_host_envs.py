@@ -526,6 +526,10 @@ USAGE = {
         "train_env_kwarg was size=1:2, expected fixed values on this simulator",
         "--simulator envpool or gymnasium",
     ),
+    "copies of bytes": (
+        (*SLIDER, "--policy", "int8", "--weight-copies", "2"),
+        "weight_copies was 2 with precision int8, expected at most 16 of a binary policy",
+    ),
     "moving for ever": (
         (*SLIDER, "--train-env-kwarg", "size=1:2", "--total-timesteps", "None"),
         "train_env_kwarg was size=1:2 without total_timesteps: give both",

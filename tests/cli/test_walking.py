@@ -69,6 +69,16 @@ def test_a_film_of_the_policy_in_the_repository(cli: Callable, tmp_path: Path) -
         assert film.n_frames == 3 and film.size[0] == 200
 
 
+def test_what_only_a_search_can_go_on_from(cli: Callable, tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    policy = Path(__file__).parents[2] / "docs" / "results" / "g1" / "float32"
+    argv = ("train", "--env", "G1JoystickFlatTerrain", "--algo", "ppo", "--policy", "float32", "--init", policy)
+    assert_one_line(
+        cli(*argv, "--runs", tmp_path), (2,), "has no gradients here; search on from it with --algo polystep"
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_evaluation_and_judgement_agree(cli: Callable, tmp_path: Path) -> None:
     """The summary's evaluation of the policy, and `eval` on as many episodes of the same stream."""
     printed = done(cli(*G1, "--policy", "float32", "--hidden", "--run-dir", tmp_path / "run"))
