@@ -128,11 +128,12 @@ def make_any(
         return env if max_episode_steps is None else _Shortened(env, max_episode_steps)
     if chosen == "envpool":
         from polystep_rl.envs.envpool_env import EnvPoolEnv
+        from polystep_rl.envs.single import is_known
 
         try:
             env_pool = EnvPoolEnv(env_id, env_kwargs, max_episode_steps, crn)
         except ValueError:
-            if simulator != "auto":
+            if simulator != "auto" or not is_known(env_id):
                 raise
             # Spaces or options that only Gymnasium has, or that nobody has: then it says so.
         else:

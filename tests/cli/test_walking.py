@@ -69,6 +69,12 @@ def test_a_film_of_the_policy_in_the_repository(cli: Callable, tmp_path: Path) -
         assert film.n_frames == 3 and film.size[0] == 200
 
 
+@pytest.mark.parametrize("flag", ["--env-kwarg", "--train-env-kwarg"])
+def test_an_unknown_argument_of_the_task(flag: str, cli: Callable, tmp_path: Path) -> None:
+    outcome = cli("train", "--env", "G1JoystickFlatTerrain", flag, "push_enabel=False", "--runs", tmp_path)
+    assert_one_line(outcome, (2,), "no option 'push_enabel': did you mean 'push_enable'?")
+
+
 def test_what_only_a_search_can_go_on_from(cli: Callable, tmp_path: Path) -> None:
     pytest.importorskip("stable_baselines3")
     policy = Path(__file__).parents[2] / "docs" / "results" / "g1" / "float32"
