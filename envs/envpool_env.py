@@ -75,7 +75,10 @@ class _State(NamedTuple):
     def of(cls, keys: list[str], paths: list[tuple[str, ...]]) -> _State:
         """From EnvPool's names, such as ``obs:state`` and ``info:reward_alive``."""
         places = {key: place for place, key in enumerate(keys)}
-        seen = [places[":".join(("obs", ".".join(path))) if path else "obs"] for path in paths]
+        whole = next(
+            key for key in keys if key.startswith("obs")
+        )  # EnvPool leaves out a dictionary around a single one
+        seen = [places["obs:" + ".".join(path) if path else whole] for path in paths]
         terms = {key.removeprefix("info:reward_"): i for key, i in places.items() if key.startswith("info:reward_")}
         privileged = places.get(f"obs:{PRIVILEGED}")
         return cls(tuple(seen), privileged, places["reward"], places["done"], places["trunc"], terms)
@@ -111,7 +114,10 @@ class EnvPoolEnv:
         self._options = dict(env_kwargs or {})
         if max_episode_steps is not None:
             self._options["max_episode_steps"] = max_episode_steps
-        probe = _make_spec(self._id)
+        try:
+            probe = _make_spec(self._id)
+        except Exception as error:  # of libraries that a family of tasks needs
+            raise ValueError(f"EnvPool's {env_id} cannot be made: {' '.join(str(error).split())[:300]}") from None
         known = probe.config._asdict()
         for name in self._options:
             if name in OURS:
