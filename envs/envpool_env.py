@@ -54,11 +54,16 @@ def _leaves(space: spaces.Space) -> list[tuple[tuple[str, ...], spaces.Box]]:
 
 
 def _make_spec(env_id: str, **options: Any) -> Any:
+    """EnvPool's specification of a task; ValueError, in one line, where it has none, or lacks a library for it."""
     import envpool
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the precision of bounds, once per feature
-        return envpool.make_spec(env_id, **options)
+        try:
+            return envpool.make_spec(env_id, **options)
+        except Exception as error:
+            given, said = f" from {options}" if options else "", " ".join(str(error).split())[:300]
+            raise ValueError(f"EnvPool's {env_id} cannot be made{given}: {said}") from None
 
 
 class _State(NamedTuple):
@@ -75,9 +80,7 @@ class _State(NamedTuple):
     def of(cls, keys: list[str], paths: list[tuple[str, ...]]) -> _State:
         """From EnvPool's names, such as ``obs:state`` and ``info:reward_alive``."""
         places = {key: place for place, key in enumerate(keys)}
-        whole = next(
-            key for key in keys if key.startswith("obs")
-        )  # EnvPool leaves out a dictionary around a single one
+        whole = next(key for key in keys if key.startswith("obs"))  # a dictionary of one is left out around it
         seen = [places["obs:" + ".".join(path) if path else whole] for path in paths]
         terms = {key.removeprefix("info:reward_"): i for key, i in places.items() if key.startswith("info:reward_")}
         privileged = places.get(f"obs:{PRIVILEGED}")
@@ -114,10 +117,7 @@ class EnvPoolEnv:
         self._options = dict(env_kwargs or {})
         if max_episode_steps is not None:
             self._options["max_episode_steps"] = max_episode_steps
-        try:
-            probe = _make_spec(self._id)
-        except Exception as error:  # of libraries that a family of tasks needs
-            raise ValueError(f"EnvPool's {env_id} cannot be made: {' '.join(str(error).split())[:300]}") from None
+        probe = _make_spec(self._id)
         known = probe.config._asdict()
         for name in self._options:
             if name in OURS:
@@ -130,10 +130,7 @@ class EnvPoolEnv:
                 raise ValueError(f"EnvPool's {env_id} has no option {name!r}: {hint}")
         if self.of_playground and self._id.removeprefix(PLAYGROUND).startswith(ROBOTS):
             self._options.setdefault("base_path", tree_without_visuals(known["base_path"]))
-        try:
-            probe = _make_spec(self._id, **self._options)
-        except Exception as error:
-            raise ValueError(f"EnvPool's {env_id} cannot be made from {self._options}: {error}") from None
+        probe = _make_spec(self._id, **self._options)
         paths, observation = self._observation(env_id, self._seen(probe.observation_space))
         self._action_space, action = _action_space(env_id, probe.action_space)
         self.state = _State.of(list(probe._state_keys), paths)
