@@ -1,10 +1,11 @@
 """Coordinate descent over the integers of a policy, end to end: imitate given outputs without any gradient.
 
-One weight at a time, in a random order, is changed (a binary one in its sign, an int8 one by a random step), or one
+One weight at a time, in a random order, is changed (a binary one in one bit, an int8 one by a random step), or one
 bias; the change stays if the mean loss over the calibration observations falls. The loss of a discrete head is the
 cross-entropy of softmax(outputs / temperature) with the float policy's choice, of each group; that of a box head is
 the squared error of the action in units of the box. Only rows in which the changed unit itself changes are computed
-anew, so a trial costs far less than a forward pass.
+anew, so a trial costs far less than a forward pass. Where the sides of a body share the network, each side of an
+observation is a row, and its own outputs are what is imitated.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from polystep_rl.policies.forward import activate, finite, integer_weights, quantised_input
 from polystep_rl.policies.layerwise import Layers
-from polystep_rl.policies.precision import QMAX, WEIGHT_UNIT, plan
+from polystep_rl.policies.precision import QMAX, WEIGHT_UNIT, LayerPlan, plan, weight_unit
 from polystep_rl.types import PolicySpec
 
 TRIALS = 20_000  # changes that are tried
@@ -42,7 +43,7 @@ class _Network:
         target = self.target[rows]
         if self.spec.head == "box":
             return ((q / QMAX - target) ** 2).mean(axis=1)
-        logits = acc / np.float32(TEMPERATURE * self.plans[-1].bias_unit)
+        logits = acc / np.float32(TEMPERATURE * self.plans[-1].deviation)
         ends = np.cumsum(self.spec.groups or (self.spec.action_size,))
         total = np.zeros(len(acc), np.float32)
         for g, part in enumerate(np.split(logits, ends[:-1], axis=1)):
@@ -89,7 +90,7 @@ def descend(
         params: its latents.
         observations: (n, o), finite.
         target: what to imitate: (n, groups) int actions of a discrete or multidiscrete head (one group for discrete),
-            or (n, a) box actions in units of the box, in [-1, 1].
+            or (n, a) box actions in units of the box, in [-1, 1]; of S sides (S, n, m), in the same units.
         trials: changes to try; 0 returns the latents as they are.
         seed: of the order.
 
@@ -97,7 +98,8 @@ def descend(
         NumPy float32 latents; a weight whose sign was flipped keeps the size of its latent.
     """
     obs = finite(observations, spec.obs_size)[:ROWS]
-    network, rng = _Network(spec, params, obs, target[: len(obs)]), np.random.default_rng(seed)
+    target = target[: len(obs)] if spec.sides is None else np.concatenate(target[:, : len(obs)])
+    network, rng = _Network(spec, params, obs, target), np.random.default_rng(seed)
     sizes = [w.size + len(b) for w, b in zip(network.w, network.b, strict=True)]
     ends = np.cumsum(sizes)
     for start in range(0, trials, int(ends[-1])):
@@ -115,7 +117,7 @@ def _try(network: _Network, layer: int, at: int, rng: np.random.Generator) -> bo
     w, b, plan_ = network.w[layer], network.b[layer], network.plans[layer]
     if at >= w.size:
         unit = at - w.size
-        step = np.rint(rng.normal() * plan_.bias_unit / 4)
+        step = np.rint(rng.normal() * plan_.deviation / 4)
         new = np.float32(np.clip(b[unit] + step, -plan_.bias_max, plan_.bias_max))
         if network.attempt(layer, unit, network.acc[layer][:, unit] + (new - b[unit])):
             b[unit] = new
@@ -123,19 +125,26 @@ def _try(network: _Network, layer: int, at: int, rng: np.random.Generator) -> bo
         return False
     unit, column = divmod(at, w.shape[1])
     old = w[unit, column]
-    step = np.rint(rng.normal() * WEIGHT_UNIT / 4)
-    new = -old if plan_.weight_max == 1 else np.float32(np.clip(old + step, -QMAX, QMAX))
+    new = _neighbour(plan_, old, rng)
     if network.attempt(layer, unit, network.acc[layer][:, unit] + (new - old) * network.x[layer][:, column]):
         w[unit, column] = new
         return True
     return False
 
 
+def _neighbour(layer: LayerPlan, old: np.float32, rng: np.random.Generator) -> np.float32:
+    """Another value of a weight: near it in int8, with one of its one-bit weights changed in binary."""
+    if layer.weight_max == QMAX:
+        return np.float32(np.clip(old + np.rint(rng.normal() * WEIGHT_UNIT / 4), -QMAX, QMAX))
+    step = 2 if rng.random() * 2 * layer.weight_max < layer.weight_max - old else -2  # each bit is as likely
+    return np.float32(old + step)
+
+
 def _latents(network: _Network, params: Layers) -> Layers:
     result = {}
     for index, layer in enumerate(network.plans):
         w, old = network.w[index], params[str(index)]["w"]
-        latent = w * np.abs(old) if layer.weight_max == 1 else w / WEIGHT_UNIT
+        latent = w * np.abs(old) if layer.weight_max == 1 else w / weight_unit(layer.weight_max)
         result[str(index)] = {
             "w": latent.astype(np.float32),
             "b": (network.b[index] / layer.bias_unit).astype(np.float32),

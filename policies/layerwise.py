@@ -34,7 +34,7 @@ from polystep_rl.policies.forward import (
     quantised_input,
     squash,
 )
-from polystep_rl.policies.precision import INPUT_UNIT, QMAX, WEIGHT_UNIT, LayerPlan, layer_sizes, plan
+from polystep_rl.policies.precision import INPUT_UNIT, QMAX, LayerPlan, bias_gain, layer_sizes, plan, weight_unit
 from polystep_rl.types import Params, PolicySpec
 
 ALPHAS = np.geomspace(1 / 16, 16, 49)
@@ -80,7 +80,7 @@ def layerwise(
         if index:
             w = w * slope(z, t)
             w = ridge(w, z, y) if refit else w
-        b = (y - z @ w.T).mean(axis=0)
+        b = (y - z @ w.T).mean(axis=0) / bias_gain(spec, index)
         if spec.precision == "binary-act":
             result[str(index)] = {"w": w * np.sqrt(fan_in), "b": b}
             z = np.where(z @ w.T + b >= 0, 1.0, -1.0)
@@ -88,9 +88,9 @@ def layerwise(
             layer = plans[index]
             box = squash(float_spec, y) if last and spec.head == "box" else None
             if layer.weight_max == 1:
-                chosen = _binary(layer, w, b, y, z)
+                chosen = _binary(w, y, z, bias_gain(spec, index), layer.activation == "none")
             else:
-                chosen = _int8(layer, w, b, y, integer, activation(float_spec, y), box, spec.groups if last else ())
+                chosen = _scaled(layer, w, b, y, integer, activation(float_spec, y), box, spec.groups if last else ())
             result[str(index)] = chosen
             integer = activate(layer, accumulate(layer, chosen["w"], chosen["b"], integer))
             z = integer if last else integer / input_rms(spec, index + 1)
@@ -101,7 +101,7 @@ def layerwise(
 def input_rms(spec: PolicySpec, index: int) -> float:
     """Nominal size of one integer input of a layer: its deviation is sqrt(fan-in) * weight unit * that size."""
     layer = plan(spec)[index]
-    return layer.bias_unit / (np.sqrt(layer.fan_in) * (WEIGHT_UNIT if layer.weight_max > 1 else 1))
+    return layer.deviation / (np.sqrt(layer.fan_in) * weight_unit(layer.weight_max))
 
 
 def slope(z: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -136,7 +136,7 @@ def ranking_error(q: np.ndarray, y: np.ndarray, groups: tuple[int, ...] = ()) ->
     return disagree + (1.0 - cosine**2) / (2 * len(q))
 
 
-def _int8(
+def _scaled(
     layer: LayerPlan,
     w: np.ndarray,
     b: np.ndarray,
@@ -150,7 +150,7 @@ def _int8(
     latent = w * np.sqrt(w.shape[1])
     alphas = ALPHAS
     if layer.activation == "none":  # only the order counts: around the scale that just uses the whole range
-        alphas = ALPHAS * (QMAX / WEIGHT_UNIT / max(float(np.abs(latent).max()), 1e-30))
+        alphas = ALPHAS * (layer.weight_max / weight_unit(layer.weight_max) / max(float(np.abs(latent).max()), 1e-30))
     outputs = [activate(layer, accumulate(layer, a * latent, a * b, x)) for a in alphas]
     if layer.activation == "none":
         best = np.full(len(b), np.argmin([ranking_error(q, y, groups) for q in outputs]))
@@ -162,15 +162,22 @@ def _int8(
     return {"w": alpha[:, None] * latent, "b": alpha * b}
 
 
-def _binary(layer: LayerPlan, w: np.ndarray, b: np.ndarray, y: np.ndarray, z: np.ndarray) -> dict[str, np.ndarray]:
-    """Latents of sign(w): the rows' scales are mean |w|, and the bias is corrected for what the signs got wrong."""
+def _binary(w: np.ndarray, y: np.ndarray, z: np.ndarray, gain: float, compared: bool) -> dict[str, np.ndarray]:
+    """Latents of sign(w): the rows' scales are mean |w|, and the bias is corrected for what the signs got wrong.
+
+    Args:
+        w: (m, k) weights in units of y.
+        y, z: (n, m) float pre-activations, (n, k) inputs.
+        gain: of a bias latent (`bias_gain`).
+        compared: the outputs are compared with one another, and need one scale.
+    """
     signs = np.where(w >= 0, 1.0, -1.0)
     scale = np.abs(w).mean(axis=1)
-    if layer.activation == "none":  # actions are compared with one another: one scale for all of them
+    if compared:
         scale = np.full_like(scale, scale.mean())
     scale = np.where(scale > 0, scale, 1.0) * np.sqrt(w.shape[1])  # y ~ scale * (signs / sqrt(k)) z
     bias = (y / scale - z @ signs.T / np.sqrt(w.shape[1])).mean(axis=0)
-    return {"w": w * np.sqrt(w.shape[1]), "b": bias}
+    return {"w": w * np.sqrt(w.shape[1]), "b": bias / gain}
 
 
 def _unit_range(latents: Layers, targets: list[np.ndarray]) -> Layers:

@@ -62,6 +62,11 @@ def thresholds(copies: int) -> np.ndarray:
     return (np.arange(1 - copies, copies, 2) / math.sqrt(copies)).astype(np.float32)
 
 
+def weight_unit(weight_max: int) -> float:
+    """The integer that a weight latent of 1 stands for; ``weight_max`` as in `integer_weight`."""
+    return WEIGHT_UNIT if weight_max == QMAX else math.sqrt(weight_max)
+
+
 def integer_weight(xp: ModuleType, latent: Any, weight_max: int) -> Any:
     """The integers of float32 weight latents, in [-weight_max, weight_max]; NaN counts as 0 in int8, else as -inf.
 
@@ -87,7 +92,8 @@ class LayerPlan(NamedTuple):
     fan_out: int
     input_max: int  # largest |input|
     weight_max: int  # 127 (int8), or the one-bit weights of an input (binary)
-    bias_unit: float  # float32-representable; integer bias = clip(rint(latent * bias_unit), -bias_max, bias_max)
+    deviation: float  # of the accumulator of a random policy
+    bias_unit: float  # that times `bias_gain`, in float32: bias = clip(rint(latent * bias_unit), -bias_max, bias_max)
     bias_max: int
     activation: str  # requant | requant_relu | sign | none (the integers go to argmax)
     mult: int  # requant: clip((acc * mult + half) >> shift, low, 127), half = 2**shift >> 1, low = -127 or 0 (relu)
@@ -249,13 +255,13 @@ def plan(spec: PolicySpec) -> tuple[LayerPlan, ...]:
     if spec.precision not in INTEGER_PRECISIONS:
         return ()
     int8 = spec.precision == "int8"
-    weight_max, weight_rms = (QMAX, WEIGHT_UNIT) if int8 else (spec.weight_copies, 1)
+    weight_max = QMAX if int8 else spec.weight_copies
     plans = []
     for index, (fan_in, fan_out) in enumerate(layer_sizes(spec)):
         first, last = index == 0, index == len(spec.hidden)
         input_max = QMAX if first or int8 else 1
         input_rms = INPUT_UNIT if first else (HIDDEN_RMS[spec.activation] if int8 else 1)
-        deviation = float(np.float32(math.sqrt(fan_in * (1 if int8 else weight_max)) * weight_rms * input_rms))
+        deviation = float(np.float32(math.sqrt(fan_in) * weight_unit(weight_max) * input_rms))
         bias_max = int(np.rint(BIAS_LIMIT * deviation))
         bias_unit = float(np.float32(deviation * bias_gain(spec, index)))
         acc_bound = bound = fan_in * weight_max * input_max + bias_max
@@ -270,7 +276,8 @@ def plan(spec: PolicySpec) -> tuple[LayerPlan, ...]:
             )
         plans.append(
             LayerPlan(
-                fan_in, fan_out, input_max, weight_max, bias_unit, bias_max, activation, mult, shift, acc_bound, bound
+                *(fan_in, fan_out, input_max, weight_max, deviation, bias_unit, bias_max, activation, mult, shift),
+                *(acc_bound, bound),
             )
         )
     return tuple(plans)

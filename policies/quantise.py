@@ -14,6 +14,10 @@ Each is also tried with other input scales: ``+range``, where the float policy's
 integers just span the observations (0.1 to 99.9 per cent); for a binary policy ``+columns`` is tried too: each input is
 scaled by the norm of the float weights that read it, since a weight of +-1 cannot say how important its input is. The
 float policy is the same function under any of them.
+
+With several one-bit weights for each input (``weight_copies``) a binary policy has the candidates of int8. Where the
+sides of a body share a network, a side's own outputs are imitated, and the input scales stay as they are: what the
+network reads are products of observations.
 """
 
 from __future__ import annotations
@@ -27,17 +31,17 @@ import numpy as np
 
 from polystep_rl.policies.binarise import binarise, sized
 from polystep_rl.policies.descent import TRIALS, descend
-from polystep_rl.policies.forward import actions, choices, finite, integer_weights, outputs, squash
+from polystep_rl.policies.forward import actions, choices, finite, float_targets, integer_weights, outputs, squash
 from polystep_rl.policies.layerwise import Layers, layerwise
 from polystep_rl.policies.mlp import frozen
 from polystep_rl.policies.precision import (
     INPUT_UNIT,
     INTEGER_PRECISIONS,
     QMAX,
-    WEIGHT_UNIT,
     check_precision,
     check_spec,
     plan,
+    weight_unit,
 )
 from polystep_rl.types import Params, PolicySpec
 
@@ -64,6 +68,7 @@ def quantise(
     observations: np.ndarray,
     hidden_multiple: int = 1,
     trials: int = TRIALS,
+    weight_copies: int = 1,
 ) -> Quantised:
     """A float32 policy as a policy of another precision that acts as nearly as it can like it.
 
@@ -73,20 +78,21 @@ def quantise(
         observations: (n, o) observations that the policy meets, n at least 1, a few thousand to be good.
         hidden_multiple: binary only: units of each hidden layer for each of the float policy's.
         trials: changes that ``descent`` may try; int8 and binary only.
+        weight_copies: binary only: one-bit weights for each input.
 
     Raises:
-        ValueError: a policy that is not float32, an unknown precision, no finite observation, or a multiple that
-            does not fit.
+        ValueError: a policy that is not float32, an unknown precision, no finite observation, or a multiple or copies
+            that do not fit.
     """
     spec, params = frozen(spec, params)
     check_spec(spec)
     check_precision(precision)
     if spec.precision != "float32":
         raise ValueError(f"only a float32 policy can be quantised, not a {spec.precision} one")
-    if spec.sides is not None:
-        raise ValueError("a policy whose sides share a network cannot be quantised yet: train it in its precision")
     if hidden_multiple < 1 or (hidden_multiple > 1 and precision != "binary"):
         raise ValueError(f"hidden_multiple {hidden_multiple}: at least 1, and above 1 only for binary")
+    if hidden_multiple > 1 and weight_copies > 1:
+        raise ValueError(f"hidden_multiple {hidden_multiple} and weight_copies {weight_copies}: give one of them")
     params = jax.tree.map(np.asarray, params)
     obs = finite(observations, spec.obs_size)
     order = np.random.default_rng(0).permutation(len(obs))
@@ -100,7 +106,7 @@ def quantise(
         measured[name] = agreement(spec, params, candidate, latents, held)
 
     for name, float_spec, float_params in _input_scales(spec, params, precision, fit):
-        target = _target_spec(float_spec, precision, hidden_multiple)
+        target = _target_spec(float_spec, precision, hidden_multiple, weight_copies)
         try:
             check_spec(target)
         except ValueError:
@@ -139,13 +145,14 @@ def _badness(measured: dict[str, float]) -> float:
     return measured["action_rmse"] if "action_rmse" in measured else -measured["agreement"]
 
 
-def _target_spec(spec: PolicySpec, precision: str, multiple: int) -> PolicySpec:
+def _target_spec(spec: PolicySpec, precision: str, multiple: int, copies: int) -> PolicySpec:
     integer, binary = precision in INTEGER_PRECISIONS, precision in ("binary", "binary-act")
     return spec._replace(
         precision=precision,
         hidden=tuple(h * multiple for h in spec.hidden),
         activation="tanh" if binary else spec.activation,
         squash="tanh" if integer else spec.squash,
+        weight_copies=copies,
     )
 
 
@@ -153,14 +160,14 @@ def _methods(
     float_spec: PolicySpec, params: Params, target: PolicySpec, obs: np.ndarray, multiple: int
 ) -> dict[str, Callable[[], Layers]]:
     """Name -> candidate."""
-    if target.precision == "binary":
+    if target.precision == "binary" and target.weight_copies == 1:
         sign = {"sign": partial(layerwise, float_spec, params, target, obs)} if multiple == 1 else {}
         return sign | {
             "bias": partial(binarise, float_spec, params, target, obs, multiple, greedy=False),
             "greedy": partial(binarise, float_spec, params, target, obs, multiple),
         }
     found: dict[str, Callable[[], Layers]] = {"round": lambda: params}
-    if target.precision == "int8":
+    if target.precision in INTEGER_PRECISIONS:
         found["scaled"] = partial(layerwise, float_spec, params, target, obs, refit=False)
     return found | {"refit": partial(layerwise, float_spec, params, target, obs)}
 
@@ -170,7 +177,7 @@ def _input_scales(
 ) -> Iterator[tuple[str, PolicySpec, Params]]:
     """(mark, specification, parameters) of the same float policy under other input scales."""
     yield "", spec, params
-    if precision not in INTEGER_PRECISIONS:
+    if precision not in INTEGER_PRECISIONS or spec.sides is not None:
         return
     limit = QMAX / INPUT_UNIT
     low, high = np.percentile(obs.astype(np.float64), SPAN, axis=0)
@@ -210,11 +217,15 @@ def _snapped(spec: PolicySpec, latents: Layers) -> Layers:
         if layer.weight_max == 1:
             result[str(index)] = sized(layer, w, b, old["w"])
             continue
-        result[str(index)] = {"w": (w / WEIGHT_UNIT).astype(np.float32), "b": (b / layer.bias_unit).astype(np.float32)}
+        w = w / weight_unit(layer.weight_max)
+        result[str(index)] = {"w": w.astype(np.float32), "b": (b / layer.bias_unit).astype(np.float32)}
     return result
 
 
 def _wanted(spec: PolicySpec, params: Params, obs: np.ndarray) -> np.ndarray:
-    """What `descend` is to imitate: choices (n, groups), or box actions in units of the box (n, a)."""
+    """What `descend` is to imitate: choices (n, groups), or actions in units of the box: (n, a), of sides (S, n, m)."""
+    if spec.sides is not None:
+        y = float_targets(spec, params, obs)[-1]
+        return squash(spec, y).astype(np.float32).reshape(len(spec.sides.inputs), len(obs), -1)
     y = outputs(spec, params, obs)
     return squash(spec, y).astype(np.float32) if spec.head == "box" else choices(spec, y)

@@ -1,10 +1,10 @@
 """Do EnvPool and Playground on MJX simulate the same G1? Means over episodes of both, and whether they agree.
 
-    python scripts/g1_agreement.py --json docs/results/g1_agreement.json
+    python scripts/g1_agreement.py --json docs/results/g1/agreement.json
 
 Resets are random: both simulators draw from the same distribution, each with its own generator, so that means are
 compared, not episodes. A difference is given in standard errors (Welch's). Two policies that know nothing: zero actions
-and one fixed linear policy. MJX simulates a few hundred steps a second on a CPU at best; this takes an hour there.
+and one fixed linear policy. MJX simulates tens of steps a second on a CPU; all of it takes a quarter of an hour there.
 """
 
 from __future__ import annotations

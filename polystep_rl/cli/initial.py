@@ -86,7 +86,8 @@ def initial(env: Env | HostEnv, config: TrainConfig) -> Initial:
     rows = observations(env, jax.random.key(CALIBRATION_SEED), EPISODES, act)
     if len(rows) > MOST:
         rows = np.random.default_rng(CALIBRATION_SEED).permutation(rows)[:MOST]
-    made = quantise(spec, params, config.policy, rows, config.init_widen)
+    copies = config.weight_copies if config.policy == "binary" else 1
+    made = quantise(spec, params, config.policy, rows, config.init_widen, weight_copies=copies)
     report = {"chosen": made.chosen, "measured": made.measured, "observations": len(rows)}
     return Initial(made.spec, made.params, (spec, params), report)
 

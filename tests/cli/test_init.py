@@ -244,6 +244,7 @@ def test_misfits(given: Path, expert: Path, cli: Callable, tmp_path: Path) -> No
     refused("--init", tmp_path / "empty", said=(str(tmp_path / "empty"),))
     refused("--init", given, "--policy", "int8", "--init-widen", "2", said=("only for binary",))
     refused("--init", given, "--policy", "float32", "--init-widen", "2", codes=(2,), said=("is float32 already",))
+    refused("--init", given, "--init-widen", "2", "--weight-copies", "4", said=("give one of them",))
     refused("--init", given, "--init-widen", "0", codes=(2,), said=("init_widen was 0, expected at least 1",))
     for name, change in (("unknown", {"activation": "tanh", "hats": 3}), ("odd", {"activation": "gelu"}), ("no", {})):
         write_foreign(tmp_path, name)

@@ -69,6 +69,21 @@ def test_a_film_of_the_policy_in_the_repository(cli: Callable, tmp_path: Path) -
         assert film.n_frames == 3 and film.size[0] == 200
 
 
+@pytest.mark.parametrize(("precision", "copies"), [("int8", 1), ("binary", 4)])
+def test_a_policy_of_shared_legs_is_quantised_and_repaired(
+    precision: str, copies: int, cli: Callable, tmp_path: Path
+) -> None:
+    given, run = Path(__file__).parents[2] / "docs" / "results" / "g1" / "float32", tmp_path / precision
+    printed = done(cli(*G1, "--policy", precision, "--init", given, "--run-dir", run))
+    start, saved = load_policy(run / "init_policy"), load_policy(run / "policy")
+    for policy in (start, saved):
+        assert (policy.spec.precision, policy.spec.weight_copies) == (precision, copies)
+        assert policy.spec.sides == load_policy(given).spec.sides
+    assert printed["init"]["given_precision"] == "float32" and printed["env_steps"] > 0
+    found = done(cli("eval", run / "init_policy", "--episodes", "8", "--json"))
+    assert found["mean_length"] > 38  # of 40: it stays up as the float policy does
+
+
 @pytest.mark.parametrize("flag", ["--env-kwarg", "--train-env-kwarg"])
 def test_an_unknown_argument_of_the_task(flag: str, cli: Callable, tmp_path: Path) -> None:
     outcome = cli("train", "--env", "G1JoystickFlatTerrain", flag, "push_enabel=False", "--runs", tmp_path)

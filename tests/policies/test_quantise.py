@@ -98,6 +98,23 @@ def test_flips_and_width_make_binary_policies_better(head):
     assert np.mean(narrow) < 0.8 * np.mean(sign) and np.mean(wide) < np.mean(narrow)
 
 
+@pytest.mark.parametrize("hidden", [(), (16,)], ids=str)
+@pytest.mark.parametrize("head", list(HEADS))
+def test_more_bits_for_each_weight_make_binary_policies_better(head, hidden):
+    found = []
+    for copies in (1, 4, 16):
+        made = [network(seed, hidden, head) for seed in range(3)]
+        results = [quantise(spec, params, "binary", obs, weight_copies=copies) for spec, params, obs, _ in made]
+        assert all(result.spec.weight_copies == copies for result in results)
+        errors = [
+            badness(agreement(spec, params, result.spec, result.params, fresh))
+            for (spec, params, _, fresh), result in zip(made, results, strict=True)
+        ]
+        found.append(np.mean(errors))
+    print(head, hidden, found)
+    assert found[0] > found[1] > found[2]
+
+
 def test_greedy_flips_bring_the_hidden_units_nearer():
     spec, params, obs, _ = network(1, (24,))
     target = spec._replace(precision="binary")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import observations
 
-from polystep_rl.policies import integers, load_policy, make_policy, mlp_policy, quantise, save_policy
+from polystep_rl.policies import agreement, integers, load_policy, make_policy, mlp_policy, quantise, save_policy
 from polystep_rl.policies.forward import actions
 from polystep_rl.types import PolicySpec, Sides
 
@@ -153,10 +153,24 @@ def test_choices_have_no_sides():
         mlp_policy(PolicySpec(8, (), "float32", "discrete", 6, (), (), (0.0,) * 8, (1.0,) * 8, sides=SIDES))
 
 
-def test_quantising_is_refused_in_one_line():
-    policy, params = policy_and_params("float32")
-    with pytest.raises(ValueError, match="cannot be quantised yet"):
-        quantise(policy.spec, params, "int8", np.zeros((10, 8), np.float32))
+@pytest.mark.parametrize("hidden", [(), (16,)], ids=str)
+def test_quantised_sides_act_like_the_float_policy(hidden):
+    """The more so the more values a weight has; in units of the actions themselves, at large biases."""
+    policy, params = policy_and_params("float32", hidden, seed=2)
+    if hidden:
+        params["1"]["b"] = params["1"]["b"] / 4  # outputs of ordinary size
+    rng = np.random.default_rng(4)
+    obs, fresh = (phases(0.1 + 0.5 * rng.normal(size=(1500, 8)), seed) for seed in (1, 2))
+    silent = jax.tree.map(np.zeros_like, params)
+    size = agreement(policy.spec, params, policy.spec, silent, fresh)["action_rmse"]
+    errors = []
+    for precision, copies in (("int8-act", 1), ("int8", 1), ("binary", 8), ("binary", 4), ("binary", 1)):
+        made = quantise(policy.spec, params, precision, obs, trials=4_000, weight_copies=copies)
+        assert made.spec._replace(precision="float32", weight_copies=1) == policy.spec
+        assert (made.spec.precision, made.spec.weight_copies) == (precision, copies)
+        errors.append(agreement(policy.spec, params, made.spec, made.params, fresh)["action_rmse"] / size)
+    assert errors == sorted(errors)
+    assert errors[0] < 0.01 and errors[1] < 0.2 and errors[3] < 0.5
 
 
 def test_make_policy_takes_sides():
