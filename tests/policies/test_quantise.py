@@ -111,7 +111,6 @@ def test_more_bits_for_each_weight_make_binary_policies_better(head, hidden):
             for (spec, params, _, fresh), result in zip(made, results, strict=True)
         ]
         found.append(np.mean(errors))
-    print(head, hidden, found)
     assert found[0] > found[1] > found[2]
 
 

@@ -168,6 +168,9 @@ def test_quantised_sides_act_like_the_float_policy(hidden):
         made = quantise(policy.spec, params, precision, obs, trials=4_000, weight_copies=copies)
         assert made.spec._replace(precision="float32", weight_copies=1) == policy.spec
         assert (made.spec.precision, made.spec.weight_copies) == (precision, copies)
+        if "scaled" in made.measured:  # one of its scales is 1
+            scaled, rounded = (made.measured[name]["action_rmse"] for name in ("scaled", "round"))
+            assert scaled < 1.02 * rounded
         errors.append(agreement(policy.spec, params, made.spec, made.params, fresh)["action_rmse"] / size)
     assert errors == sorted(errors)
     assert errors[0] < 0.01 and errors[1] < 0.2 and errors[3] < 0.5
