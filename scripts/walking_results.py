@@ -5,7 +5,8 @@
 Each run's deployed policy is judged as by `polystep-rl eval` (256 held-out episodes), which takes minutes for one that
 stays up; runs that were judged before, at the same number of env steps, are not judged again. `results.json` has
 everything, `table.md` a line for each algorithm and precision, `curves.svg` and `.png` the mean length of the held-out
-episodes during training: every seed a thin line, their mean a thick one. Needs matplotlib (the `play` extra).
+episodes during training: every seed a thin line, their mean a thick one. Runs may end at different env steps: the
+table's first columns compare them on their curves, at the most that all of them have. Needs matplotlib (`play`).
 """
 
 from __future__ import annotations
@@ -75,9 +76,12 @@ def cells(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
 
 def table(runs: Iterable[Run]) -> str:
     """A line for each precision and algorithm: means over the seeds, and every seed's length."""
+    runs = list(runs)
+    common = min((run["curve"]["env_steps"][-1] for run in runs if run["curve"]["env_steps"]), default=0)
     lines = [
-        "| policy | algorithm | env steps | length | each seed | falls | stands for 500 | not pushed | return |",
-        "|---|---|--:|--:|---|--:|--:|--:|--:|",
+        f"| policy | algorithm | at {common / 1e6:.1f} M: length | each seed | judged at | length | each seed | falls "
+        "| stands for 500 | not pushed | return |",
+        "|---|---|--:|---|--:|--:|---|--:|--:|--:|--:|",
     ]
     for (policy, algo), members in cells(runs).items():
         members.sort(key=lambda run: run["seed"])
@@ -89,9 +93,11 @@ def table(runs: Iterable[Run]) -> str:
         calm = np.mean([one["without_pushes"]["mean_length"] for one in found])
         steps = np.mean([run["env_steps"] for run in members]) / 1e6
         each = ", ".join(f"{one['mean_length']:.0f}" for one in found)
+        curves = [run["curve"] for run in members if run["curve"]["env_steps"]]
+        then = [np.interp(common, curve["env_steps"], curve["length"]) for curve in curves] or [np.nan]
         lines.append(
-            f"| {policy} | {algo} | {steps:.1f} M | {length:.1f} | {each} | {falls:.0%} | {stands:.0%} | {calm:.1f} "
-            f"| {returns:.1f} |"
+            f"| {policy} | {algo} | {np.mean(then):.1f} | {', '.join(f'{one:.0f}' for one in then)} | {steps:.1f} M "
+            f"| {length:.1f} | {each} | {falls:.0%} | {stands:.0%} | {calm:.1f} | {returns:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
