@@ -118,17 +118,18 @@ def activate(layer: LayerPlan, acc: np.ndarray) -> np.ndarray:
 
 def outputs(spec: PolicySpec, params: Params, obs: np.ndarray) -> np.ndarray:
     """What the head reads (n, a), of finite observations (n, o): integers, or y of a float precision."""
-    integer = spec.precision in INTEGER_PRECISIONS
-    if integer:
+    plans = plan(spec)
+    if plans:
         y = quantised_input(spec, obs)
-        for index, layer in enumerate(plan(spec)):
-            y = activate(layer, accumulate(layer, params[str(index)]["w"], params[str(index)]["b"], y))
+        for index, layer in enumerate(plans):
+            y = accumulate(layer, params[str(index)]["w"], params[str(index)]["b"], y)
+            y = y if index == len(plans) - 1 else activate(layer, y)
     else:
         y = float_targets(spec, params, obs)[-1]
     if spec.sides is None:
-        return y
+        return activate(plans[-1], y) if plans else y
     y = joined(np, spec.sides, np.split(y.T, len(spec.sides.inputs), axis=1), spec.action_size).T
-    return np.clip(y, -QMAX, QMAX) if integer else y
+    return np.sign(y) * activate(plans[-1], np.abs(y)) if plans else y
 
 
 def choices(spec: PolicySpec, y: np.ndarray) -> np.ndarray:

@@ -143,11 +143,14 @@ def _integer_functions(spec: PolicySpec) -> Functions:
         return deployed
 
     def network(deployed: Params, x: Array) -> Array:
+        """The accumulators of the last layer."""
         for index, layer in enumerate(plans):
             x = layers.dense(deployed[str(index)]["w"], deployed[str(index)]["b"], x)
+            if index == len(plans) - 1:
+                break
             if layer.activation == "sign":
                 x = sign_pm1(x)
-            elif layer.activation != "none":
+            else:
                 x = layers.requantise(x, layer.mult, layer.shift, 0 if layer.activation == "requant_relu" else -QMAX)
         return x
 
@@ -162,9 +165,12 @@ def _integer_functions(spec: PolicySpec) -> Functions:
             read = partial(layers.quantise_input, multiplier=multiplier[rows], zero_point=zero[rows])
             seen = integer_features(jnp, spec.sides, obs, read, INPUT_UNIT)
             x = joined(jnp, spec.sides, [network(deployed, part) for part in seen], spec.action_size)
-            x = jnp.clip(x, -QMAX, QMAX)
         if box is None:
             return layers.argmax_groups(x, spec.groups) if spec.groups else layers.argmax_first(x)
+        if spec.sides is None:
+            x = layers.requantise(x, plans[-1].mult, plans[-1].shift)
+        else:  # of the size, so that mirrored sums give mirrored actions
+            x = jnp.sign(x) * layers.requantise(jnp.abs(x), plans[-1].mult, plans[-1].shift)
         mid, step, low, high = (layers.align(jnp.asarray(c), 1, x.ndim - 1) for c in box)
         return jnp.clip(mid + x * step, low, high)
 
@@ -248,7 +254,8 @@ def integers(policy: Policy, params: Params) -> dict[str, Any]:
         largest of them (within each group of consecutive ones where there are ``groups``), or the row of the action
         table at q + 127. ``sides`` (types.Sides, or None): the layers then run once for each side, on features of what
         it sees, quantised by the multipliers and zero points of the first side's observations
-        (``policies.sides.integer_features``); the outputs of all sides are summed and cut to [-127, 127].
+        (``policies.sides.integer_features``); the last accumulators of all sides are summed before they are requantised
+        by their size: sign(acc) clip((abs(acc) * mult + (2**shift >> 1)) >> shift, 0, 127).
 
     Raises:
         ValueError: the policy is not an integer one.

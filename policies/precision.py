@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polystep_rl.policies.sides import check_sides, side_inputs
+from polystep_rl.policies.sides import check_sides, meeting, side_inputs
 from polystep_rl.types import PolicySpec
 
 PRECISIONS = ("float32", "int8", "binary", "int8-act", "binary-act")
@@ -98,7 +98,7 @@ class LayerPlan(NamedTuple):
     activation: str  # requant | requant_relu | sign | none (the integers go to argmax)
     mult: int  # requant: clip((acc * mult + half) >> shift, low, 127), half = 2**shift >> 1, low = -127 or 0 (relu)
     shift: int
-    acc_bound: int  # largest |accumulator|, bias and every partial sum included
+    acc_bound: int  # largest |accumulator|, bias, every partial sum, and the sum of sides included
     bound: int  # largest |intermediate| of the layer, below 2**24
 
 
@@ -264,7 +264,9 @@ def plan(spec: PolicySpec) -> tuple[LayerPlan, ...]:
         deviation = float(np.float32(math.sqrt(fan_in) * weight_unit(weight_max) * input_rms))
         bias_max = int(np.rint(BIAS_LIMIT * deviation))
         bias_unit = float(np.float32(deviation * bias_gain(spec, index)))
-        acc_bound = bound = fan_in * weight_max * input_max + bias_max
+        acc_bound = fan_in * weight_max * input_max + bias_max
+        if last and spec.sides is not None:
+            acc_bound *= meeting(spec.sides)
         hidden = {"tanh": "requant", "relu": "requant_relu"}[spec.activation] if int8 else "sign"
         activation = ("requant" if spec.head == "box" else "none") if last else hidden
         mult, shift = _requant(REQUANT_STD / deviation, acc_bound) if "requant" in activation else (1, 0)

@@ -53,6 +53,12 @@ def _flat(rows: Any) -> list[Any]:
     return [value for row in rows for value in row]
 
 
+def meeting(sides: Sides) -> int:
+    """The most outputs that are summed in one action."""
+    flat = _flat(sides.outputs)
+    return max(flat.count(action) for action in flat)
+
+
 def side_inputs(sides: Sides) -> int:
     """Features of a side: k + 2 (k + 1)."""
     return 3 * len(sides.inputs[0]) + 2

@@ -70,6 +70,10 @@ def test_a_linear_policy_is_the_written_formula():
     np.testing.assert_allclose(policy.act_deployed(policy.deploy(params), obs.T).T, np.tanh(want), atol=1e-5)
 
 
+def requantised(layer, acc):
+    return np.clip((acc * layer["mult"] + (2 ** layer["shift"] >> 1)) >> layer["shift"], layer["low"], 127)
+
+
 def int32_actions(found, obs):
     """From the documented integers alone, in NumPy int32, one observation after the other."""
     sides, rows = found["sides"], []
@@ -92,10 +96,12 @@ def int32_actions(found, obs):
                 if layer["activation"] == "sign":
                     y = np.where(acc < 0, -1, 1).astype(np.int32)
                 else:
-                    y = np.clip((acc * layer["mult"] + (2 ** layer["shift"] >> 1)) >> layer["shift"], layer["low"], 127)
-            for value, action, sign in zip(y, sides.outputs[side], sides.output_signs[side], strict=True):
+                    y = requantised(layer, acc)
+            for value, action, sign in zip(acc, sides.outputs[side], sides.output_signs[side], strict=True):
                 total[action] += sign * value
-        rows.append([table[t + 127] for table, t in zip(found["action_table"], np.clip(total, -127, 127), strict=True)])
+        assert np.abs(total).max() <= found["layers"][-1]["acc_bound"]
+        q = np.sign(total) * requantised(found["layers"][-1], np.abs(total))
+        rows.append([table[t + 127] for table, t in zip(found["action_table"], q, strict=True)])
     return np.array(rows, np.float32)
 
 
