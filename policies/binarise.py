@@ -161,6 +161,6 @@ def _output_bias(
         scale = max(float(np.abs(w).mean()), 1e-30) * np.sqrt(w.shape[1])
         bias = (y / scale - linear).mean(axis=0)
     else:
-        unit = layer.deviation * layer.mult / 2**layer.shift / QMAX  # of the box, for one unit of y
+        unit = layer.unit / QMAX  # of the box, for one unit of y
         bias = (box / unit - linear).mean(axis=0)
     return np.clip(np.rint(bias * layer.deviation), -layer.bias_max, layer.bias_max)

@@ -22,6 +22,7 @@ from polystep_rl.policies.precision import (
     integer_weight,
     layer_sizes,
     plan,
+    tanh_table,
 )
 from polystep_rl.policies.sides import features, first, integer_features, joined
 from polystep_rl.types import Params, PolicySpec
@@ -113,7 +114,8 @@ def activate(layer: LayerPlan, acc: np.ndarray) -> np.ndarray:
     if layer.activation == "none":
         return acc
     low = 0 if layer.activation == "requant_relu" else -QMAX
-    return np.clip(np.floor((acc * layer.mult + (2**layer.shift >> 1)) / 2**layer.shift), low, QMAX)
+    q = np.clip(np.floor((acc * layer.mult + (2**layer.shift >> 1)) / 2**layer.shift), low, QMAX)
+    return tanh_table(layer)[q.astype(int) + QMAX] if layer.activation == "requant_tanh" else q
 
 
 def outputs(spec: PolicySpec, params: Params, obs: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def layerwise(
     """Latents of a quantised policy that acts as nearly as it can like a float32 one.
 
     Args:
-        float_spec, params: the float32 policy.
+        float_spec, params: the float32 policy, its last layer divided by the gain of the quantised one.
         spec: the quantised policy, of the same sizes and input scales.
         observations: (n, o) calibration observations, n at least 1; those that are not finite are left out.
         refit: regress the weights anew on the quantised inputs of each layer.
@@ -86,7 +86,7 @@ def layerwise(
             z = np.where(z @ w.T + b >= 0, 1.0, -1.0)
         else:
             layer = plans[index]
-            box = squash(float_spec, y) if last and spec.head == "box" else None
+            box = squash(float_spec, y * spec.gain) if last and spec.head == "box" else None
             if layer.weight_max == 1:
                 chosen = _binary(w, y, z, bias_gain(spec, index), layer.activation == "none")
             else:

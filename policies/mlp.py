@@ -171,6 +171,8 @@ def _integer_functions(spec: PolicySpec) -> Functions:
             x = layers.requantise(x, plans[-1].mult, plans[-1].shift)
         else:  # of the size, so that mirrored sums give mirrored actions
             x = jnp.sign(x) * layers.requantise(jnp.abs(x), plans[-1].mult, plans[-1].shift)
+        if spec.squash == "table":
+            x = jnp.asarray(precision.tanh_table(plans[-1]))[x.astype(jnp.int32) + QMAX]
         mid, step, low, high = (layers.align(jnp.asarray(c), 1, x.ndim - 1) for c in box)
         return jnp.clip(mid + x * step, low, high)
 
@@ -244,18 +246,19 @@ def integers(policy: Policy, params: Params) -> dict[str, Any]:
     Returns:
         ``precision``, ``head``, ``groups``; ``input``: ``multiplier`` (o,) float32 and ``zero_point`` (o,) int32 (those
         that the parameters carry, if they do); ``layers``, each with ``weight`` (m, k) int8, ``bias`` (m,) int32,
-        ``activation`` (requant, requant_relu, sign or none), ``mult``, ``shift``, ``low`` (0 for requant_relu, else
-        -127), ``acc_bound``; ``action_table`` (a, 255) float32 by q + 127, or None; ``weight_copies`` c: the weight of
-        a binary layer is (m, c k), c one-bit weights for each input, which it reads c times over. The arithmetic:
+        ``activation`` (requant, requant_relu, requant_tanh, sign or none), ``mult``, ``shift``, ``low`` (0 for
+        requant_relu, else -127), ``table`` (255,) int8 of requant_tanh, else None, ``acc_bound``; ``action_table``
+        (a, 255) float32 by q + 127, or None; ``weight_copies`` c: the weight of a binary layer is (m, c k), c one-bit
+        weights for each input, which it reads c times over. The arithmetic:
 
         q = 0 where obs is NaN, else clip(rint(obs * multiplier), zero_point - 127, zero_point + 127) - zero_point;
         acc = bias + weight @ q in int32, then for requant* clip((acc * mult + (2**shift >> 1)) >> shift, low, 127) with
-        an arithmetic shift, for sign 1 if acc >= 0 else -1, for none the integers themselves; the action is the first
-        largest of them (within each group of consecutive ones where there are ``groups``), or the row of the action
-        table at q + 127. ``sides`` (types.Sides, or None): the layers then run once for each side, on features of what
-        it sees, quantised by the multipliers and zero points of the first side's observations
-        (``policies.sides.integer_features``); the last accumulators of all sides are summed before they are requantised
-        by their size: sign(acc) clip((abs(acc) * mult + (2**shift >> 1)) >> shift, 0, 127).
+        an arithmetic shift, and for requant_tanh the table at that + 127; for sign 1 if acc >= 0 else -1, for none the
+        integers themselves; the action is the first largest of them (within each group of consecutive ones where there
+        are ``groups``), or the row of the action table at q + 127. ``sides`` (types.Sides, or None): the layers then
+        run once for each side, on features of what it sees, quantised by the multipliers and zero points of the first
+        side's observations (``policies.sides.integer_features``); the last accumulators of all sides are summed before
+        they are requantised by their size: sign(acc) clip((abs(acc) * mult + (2**shift >> 1)) >> shift, 0, 127).
 
     Raises:
         ValueError: the policy is not an integer one.
@@ -282,6 +285,7 @@ def integers(policy: Policy, params: Params) -> dict[str, Any]:
                 "mult": layer.mult,
                 "shift": layer.shift,
                 "low": 0 if layer.activation == "requant_relu" else -QMAX,
+                "table": precision.tanh_table(layer).astype(np.int8) if layer.activation == "requant_tanh" else None,
                 "acc_bound": layer.acc_bound,
             }
         )

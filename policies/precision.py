@@ -42,12 +42,13 @@ PRECISIONS = ("float32", "int8", "binary", "int8-act", "binary-act")
 INTEGER_PRECISIONS = ("int8", "binary")
 HEADS = ("discrete", "box", "multidiscrete")
 ACTIVATIONS = ("tanh", "relu")
-SQUASHES = ("tanh", "clip")
+SQUASHES = ("tanh", "clip", "table")
 
 QMAX = 127  # int8 is used symmetrically: -128 never occurs
 INPUT_UNIT = 32  # integer value of the normalised observation x = 1
 WEIGHT_UNIT = 32  # integer value of the int8 weight latent 1
 REQUANT_STD = 96  # integer value of one accumulator standard deviation after an int8 requantisation
+TABLE_STD = 48  # the same before a table of tanh, which then spans 2.6 deviations
 HIDDEN_RMS = {"tanh": 80, "relu": 57}  # root mean square of N(0, 96) cut to [-127, 127] or to [0, 127]
 BIAS_LIMIT = 4.0  # bias latents beyond this many accumulator deviations have no further effect
 EXACT = 2**24  # float32 holds every integer below this
@@ -55,6 +56,7 @@ MULT_MAX = 255  # requantisation multipliers fit a byte
 
 
 MAX_COPIES = 16  # of a one-bit weight
+GAINS = (1 / 16, 16)
 
 
 def thresholds(copies: int) -> np.ndarray:
@@ -95,9 +97,10 @@ class LayerPlan(NamedTuple):
     deviation: float  # of the accumulator of a random policy
     bias_unit: float  # that times `bias_gain`, in float32: bias = clip(rint(latent * bias_unit), -bias_max, bias_max)
     bias_max: int
-    activation: str  # requant | requant_relu | sign | none (the integers go to argmax)
-    mult: int  # requant: clip((acc * mult + half) >> shift, low, 127), half = 2**shift >> 1, low = -127 or 0 (relu)
+    activation: str  # requant | requant_relu | requant_tanh (and then `tanh_table`) | sign | none (they go to argmax)
+    mult: int  # requant*: clip((acc * mult + half) >> shift, low, 127), half = 2**shift >> 1, low = -127 or 0 (relu)
     shift: int
+    unit: float  # requant*: the integer after it that stands for an output of 1, a deviation over the spec's gain
     acc_bound: int  # largest |accumulator|, bias, every partial sum, and the sum of sides included
     bound: int  # largest |intermediate| of the layer, below 2**24
 
@@ -129,6 +132,12 @@ class ActionPlan(NamedTuple):
         return np.clip(raw, self.low[:, None], self.high[:, None]).astype(np.float32)
 
 
+def tanh_table(layer: LayerPlan) -> np.ndarray:
+    """(255,) float32, the integers 127 tanh(q / unit) by q + 127, of a layer with the activation requant_tanh."""
+    q = np.arange(-QMAX, QMAX + 1)
+    return np.rint(QMAX * np.tanh(q / layer.unit)).astype(np.float32)
+
+
 def layer_sizes(spec: PolicySpec) -> tuple[tuple[int, int], ...]:
     """(fan-in, fan-out) of every layer, first to last."""
     first = spec.obs_size if spec.sides is None else side_inputs(spec.sides)
@@ -157,6 +166,7 @@ def check_precision(name: str) -> str:
 def check_spec(spec: PolicySpec) -> None:
     """Raise a one-line ValueError if a specification is inconsistent, or if its integers would not be exact."""
     check_precision(spec.precision)
+    integer = spec.precision in INTEGER_PRECISIONS
     _check_names(spec)
     check_sides(spec)
     for name, size in (
@@ -192,9 +202,11 @@ def check_spec(spec: PolicySpec) -> None:
         inverse = np.asarray(INPUT_UNIT / np.asarray(spec.obs_scale, np.float64), np.float32)
     if not (np.all(np.isfinite(inverse)) and np.all(inverse > np.finfo(np.float32).tiny)):
         raise ValueError(f"obs_scale must be positive and neither tiny nor huge, not {tuple(spec.obs_scale)}")
+    if not GAINS[0] <= spec.gain <= GAINS[1] or (spec.gain != 1 and not (integer and spec.head == "box")):
+        raise ValueError(f"gain was {spec.gain}, expected {GAINS[0]} to {GAINS[1]} of an integer box head, 1 of others")
     if any(not low < high for low, high in zip(spec.action_low, spec.action_high, strict=True)):
         raise ValueError("action_low must be below action_high in every dimension")
-    if spec.precision in INTEGER_PRECISIONS:
+    if integer:
         input_plan(spec)
         plan(spec)
 
@@ -208,10 +220,11 @@ def _check_names(spec: PolicySpec) -> None:
         raise ValueError(
             f"activation {spec.activation!r}: the units of a {spec.precision} policy are signs; leave 'tanh'"
         )
-    if spec.squash != "tanh" and (spec.head != "box" or spec.precision in INTEGER_PRECISIONS):
+    integer = spec.precision in INTEGER_PRECISIONS
+    if spec.squash != "tanh" and (spec.head != "box" or integer != (spec.squash == "table")):
         raise ValueError(
-            f"squash {spec.squash!r}: only a float policy with a box head has it; use 'tanh' "
-            f"(integers are linear and saturate at the box by themselves)"
+            f"squash {spec.squash!r}: only {'an integer' if spec.squash == 'table' else 'a float'} policy with a box "
+            "head has it; use 'tanh' (integers are then linear and saturate at the box by themselves)"
         )
 
 
@@ -268,8 +281,12 @@ def plan(spec: PolicySpec) -> tuple[LayerPlan, ...]:
         if last and spec.sides is not None:
             acc_bound *= meeting(spec.sides)
         hidden = {"tanh": "requant", "relu": "requant_relu"}[spec.activation] if int8 else "sign"
-        activation = ("requant" if spec.head == "box" else "none") if last else hidden
-        mult, shift = _requant(REQUANT_STD / deviation, acc_bound) if "requant" in activation else (1, 0)
+        box = "requant_tanh" if spec.squash == "table" else "requant"
+        activation = (box if spec.head == "box" else "none") if last else hidden
+        gain = spec.gain if last else 1.0
+        unit = (TABLE_STD if activation == "requant_tanh" else REQUANT_STD) * gain
+        mult, shift = _requant(unit / deviation, acc_bound) if "requant" in activation else (1, 0)
+        unit = deviation * mult / 2**shift / gain
         bound = acc_bound * mult + (2**shift >> 1)
         if bound >= EXACT:
             raise ValueError(
@@ -279,7 +296,7 @@ def plan(spec: PolicySpec) -> tuple[LayerPlan, ...]:
         plans.append(
             LayerPlan(
                 *(fan_in, fan_out, input_max, weight_max, deviation, bias_unit, bias_max, activation, mult, shift),
-                *(acc_bound, bound),
+                *(unit, acc_bound, bound),
             )
         )
     return tuple(plans)

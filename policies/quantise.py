@@ -13,7 +13,9 @@ float   (int8-act, binary-act) ``round`` and ``refit``.
 Each is also tried with other input scales: ``+range``, where the float policy's are too narrow or too wide, lets the
 integers just span the observations (0.1 to 99.9 per cent); for a binary policy ``+columns`` is tried too: each input is
 scaled by the norm of the float weights that read it, since a weight of +-1 cannot say how important its input is. The
-float policy is the same function under any of them.
+float policy is the same function under any of them. Box heads are tried with a gain, too, which makes room for weights
+that are larger than the integers reach (``+gain``), and where actions are the tanh of the outputs with a table of 255
+integers that makes them so (``+table``), which the others can only approach by a line that is cut.
 
 With several one-bit weights for each input (``weight_copies``) a binary policy has the candidates of int8. Where the
 sides of a body share a network, a side's own outputs are imitated, and the input scales stay as they are: what the
@@ -22,6 +24,7 @@ network reads are products of observations.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -35,6 +38,7 @@ from polystep_rl.policies.forward import actions, choices, finite, float_targets
 from polystep_rl.policies.layerwise import Layers, layerwise
 from polystep_rl.policies.mlp import frozen
 from polystep_rl.policies.precision import (
+    GAINS,
     INPUT_UNIT,
     INTEGER_PRECISIONS,
     QMAX,
@@ -47,6 +51,7 @@ from polystep_rl.types import Params, PolicySpec
 
 HELD_OUT = 4  # one in so many observations
 STARTS = {"int8": 1, "binary": 2}  # candidates that `descend` goes on from
+SHARES = (1.0, 0.7, 0.5)  # of the gain at which the largest weight just fits
 SPAN = (0.1, 99.9)  # percentiles of the observations that the integers are to resolve
 
 
@@ -69,6 +74,7 @@ def quantise(
     hidden_multiple: int = 1,
     trials: int = TRIALS,
     weight_copies: int = 1,
+    free_head: bool = True,
 ) -> Quantised:
     """A float32 policy as a policy of another precision that acts as nearly as it can like it.
 
@@ -79,6 +85,7 @@ def quantise(
         hidden_multiple: binary only: units of each hidden layer for each of the float policy's.
         trials: changes that ``descent`` may try; int8 and binary only.
         weight_copies: binary only: one-bit weights for each input.
+        free_head: whether a box head may have a gain and a table of tanh.
 
     Raises:
         ValueError: a policy that is not float32, an unknown precision, no finite observation, or a multiple or copies
@@ -115,6 +122,10 @@ def quantise(
             continue  # scales whose zero points would not be exact
         for method, build in _methods(float_spec, float_params, target, fit, hidden_multiple).items():
             add(method + name, target, _snapped(target, build()))
+        if free_head and spec.head == "box" and "scaled" in measured:
+            for mark, head, head_params in _heads(target, float_spec, float_params):
+                for method, build in _methods(float_spec, head_params, head, fit, hidden_multiple).items():
+                    add(method + name + mark, head, _snapped(head, build()))
     if precision in INTEGER_PRECISIONS:
         starts = sorted(found, key=lambda name: _badness(measured[name]))[: STARTS[precision]]
         for start in starts:
@@ -204,6 +215,21 @@ def rescaled(spec: PolicySpec, params: Params, offset: np.ndarray, scale: np.nda
     b = params["0"]["b"] + w @ ((offset - old_offset) / old_scale) / np.sqrt(w.shape[1])
     first = {"w": (w * (scale / old_scale)).astype(np.float32), "b": b.astype(np.float32)}
     return spec._replace(obs_offset=tuple(offset.tolist()), obs_scale=tuple(scale.tolist())), {**params, "0": first}
+
+
+def _heads(target: PolicySpec, float_spec: PolicySpec, params: Params) -> Iterator[tuple[str, PolicySpec, Params]]:
+    """(mark, target, parameters whose last layer is divided by its gain), for int8 and several one-bit weights."""
+    last = str(len(float_spec.hidden))
+    layer = plan(target)[-1]
+    largest = float(np.abs(params[last]["w"]).max()) * weight_unit(layer.weight_max) / layer.weight_max
+    squashes = ("tanh", "table") if float_spec.squash == "tanh" else ("tanh",)
+    for share, squash_ in itertools.product(SHARES, squashes):
+        gain = float(np.float32(np.clip(largest * share, 1.0, GAINS[1])))
+        if (gain == 1 and squash_ == "tanh") or (share != SHARES[0] and gain == 1):
+            continue
+        scaled = {**params, last: {name: leaf / np.float32(gain) for name, leaf in params[last].items()}}
+        mark = (f"+gain {gain:.3g}" if gain != 1 else "") + ("+table" if squash_ == "table" else "")
+        yield mark, target._replace(squash=squash_, gain=gain), scaled
 
 
 def _snapped(spec: PolicySpec, latents: Layers) -> Layers:

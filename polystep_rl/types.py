@@ -206,9 +206,12 @@ class PolicySpec(NamedTuple):
     obs_scale: tuple[float, ...]  # (o,)
     groups: tuple[int, ...] = ()  # multidiscrete: number of actions of each group, () for the others
     activation: str = "tanh"  # of the hidden layers of float and int8 policies: tanh (int8: saturation) | relu
-    squash: str = "tanh"  # of a float box head: tanh (mid + half * tanh(y)) | clip (mid + half * y, cut at the box)
+    # Of a float box head: tanh (mid + half * tanh(y)) | clip (mid + half * y, cut at the box); of an integer one: tanh
+    # (nothing but the cut of int8) | table (a tanh by a table of 255 integers).
+    squash: str = "tanh"
     sides: Sides | None = None  # what the sides of a body share, of a box head; None: one network sees and does all
     weight_copies: int = 1  # one-bit weights that each input of a layer has, of a binary policy
+    gain: float = 1.0  # of an integer box head: its outputs are multiplied by that before they are squashed
 
 
 class Policy(NamedTuple):

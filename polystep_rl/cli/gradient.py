@@ -167,10 +167,12 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
         check_ranges(config)
         given = None if config.init is None else initial(env, config)
         policy = make_scaled_policy(env, config) if given is None else mlp_policy(given.spec)
-        if policy.spec.sides is not None or policy.spec.weight_copies > 1:
+        spec = policy.spec
+        if spec.sides is not None or spec.weight_copies > 1 or spec.squash == "table" or spec.gain != 1:
             raise UsageError(
-                f"--init {config.init}: a policy whose legs share a network, or with several one-bit weights for each "
-                f"input, has no gradients here; search on from it with --algo polystep, or start {config.algo} anew"
+                f"--init {config.init}: a policy whose legs share a network, with several one-bit weights for each "
+                f"input, or with a gain or a table of tanh has no gradients here; search on from it with --algo "
+                f"polystep, or start {config.algo} anew"
             )
     except ValueError as error:
         raise UsageError(str(error)) from None

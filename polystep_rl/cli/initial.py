@@ -17,6 +17,7 @@ from polystep_rl.observations import observations
 from polystep_rl.policies import frozen, load_policy, make_policy, mlp_policy, quantise
 from polystep_rl.policies.convert import ForeignMLP, from_foreign, load_foreign
 from polystep_rl.policies.io import FORMAT
+from polystep_rl.settings import GRADIENT
 from polystep_rl.types import Env, HostEnv, Params, PolicySpec
 
 FILE = "init_policy"  # in the run folder: where the search started, after quantisation
@@ -87,7 +88,8 @@ def initial(env: Env | HostEnv, config: TrainConfig) -> Initial:
     if len(rows) > MOST:
         rows = np.random.default_rng(CALIBRATION_SEED).permutation(rows)[:MOST]
     copies = config.weight_copies if config.policy == "binary" else 1
-    made = quantise(spec, params, config.policy, rows, config.init_widen, weight_copies=copies)
+    free = config.algo not in GRADIENT  # which have no such heads
+    made = quantise(spec, params, config.policy, rows, config.init_widen, weight_copies=copies, free_head=free)
     report = {"chosen": made.chosen, "measured": made.measured, "observations": len(rows)}
     return Initial(made.spec, made.params, (spec, params), report)
 

@@ -72,11 +72,12 @@ def numpy_int32_actions(integers: dict[str, Any], obs: np.ndarray) -> np.ndarray
         assert acc.dtype == np.int32 and np.abs(acc).max() <= layer["acc_bound"]
         if layer["activation"] == "sign":
             x = np.where(acc < 0, np.int32(-1), np.int32(1))
-        elif layer["activation"] in ("requant", "requant_relu"):
+        elif layer["activation"] in ("requant", "requant_relu", "requant_tanh"):
             half = 1 << (layer["shift"] - 1) if layer["shift"] else 0
-            low = np.int32({"requant": -127, "requant_relu": 0}[layer["activation"]])
+            low = np.int32(0 if layer["activation"] == "requant_relu" else -127)
             assert layer["low"] == low
             x = np.clip((acc * np.int32(layer["mult"]) + np.int32(half)) >> layer["shift"], low, 127)
+            x = x if layer["table"] is None else layer["table"].astype(np.int32)[x + 127]
         else:
             x = acc
     if integers["head"] == "discrete":

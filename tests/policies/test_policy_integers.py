@@ -1,5 +1,7 @@
 """The int8 and binary policies against an independent NumPy int32 implementation, and the arithmetic's own laws."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 from helpers import numpy_int32_actions, observations, random_policy, spec
 
 from polystep_rl.policies import bounds, integers, mlp_policy, sign_pm1
+from polystep_rl.policies.forward import actions
 from polystep_rl.policies.layers import argmax_first, requantise
-from polystep_rl.policies.precision import EXACT, action_plan, plan
+from polystep_rl.policies.precision import EXACT, TABLE_STD, action_plan, plan, tanh_table
 
 SHAPES = [
     ((), "discrete", 4, 2),
@@ -41,6 +44,28 @@ def test_numpy_int32_agrees_on_100_000_observations(precision, shape, activation
         np.testing.assert_array_equal(lanes, expected)
         assert lanes.dtype == expected.dtype
         assert len(np.unique(expected)) > 1 or 1 in policy.spec.hidden  # one unit wide may be constant
+
+
+@pytest.mark.parametrize("precision, copies", [("int8", 1), ("binary", 1), ("binary", 4)])
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[1] == "box"], ids=str)
+def test_a_table_of_tanh_is_exact_too(precision, copies, shape):
+    policy, params = random_policy(3, precision, *shape)
+    policy = mlp_policy(policy.spec._replace(squash="table", weight_copies=copies))
+    obs = observations(policy.spec, 5_000)
+    lanes = np.asarray(policy.act_deployed(policy.deploy(params), obs.T)).T
+    np.testing.assert_array_equal(lanes, numpy_int32_actions(integers(policy, params), obs))
+    finite = np.isfinite(obs).all(axis=1)
+    np.testing.assert_array_equal(lanes[finite], actions(policy.spec, jax.tree.map(np.asarray, params), obs[finite]))
+
+
+def test_the_table_is_a_tanh_of_deviations():
+    for precision, fan_in in itertools.product(("int8", "binary"), (1, 50, 300)):
+        [layer] = plan(spec(precision, (), "box", fan_in, 2)._replace(squash="table"))
+        q, table = np.arange(-127, 128), tanh_table(layer)
+        unit = layer.deviation * layer.mult / 2**layer.shift
+        assert unit == pytest.approx(TABLE_STD, rel=0.3)
+        assert np.all(np.abs(table - 127 * np.tanh(q / unit)) <= 0.5) and table[-1] > 120
+        np.testing.assert_array_equal(table, -table[::-1])
 
 
 @pytest.mark.parametrize("precision", ["int8", "binary"])

@@ -177,6 +177,8 @@ def test_mistakes_give_one_line():
         (good._replace(squash="sigmoid"), "unknown squash"),
         (good._replace(squash="clip"), "squash 'clip': only a float policy with a box head"),
         (spec("int8", (4,), "box")._replace(squash="clip"), "squash 'clip': only a float policy"),
+        (spec("float32", (4,), "box")._replace(squash="table"), "squash 'table': only an integer policy"),
+        (spec("int8", (4,))._replace(squash="table"), "squash 'table': only an integer policy with a box"),
         (spec("binary")._replace(activation="relu"), "units of a binary policy are signs"),
         (spec("binary-act")._replace(activation="relu"), "units of a binary-act policy are signs"),
         (good._replace(groups=(1, 2)), "groups .* others none"),
