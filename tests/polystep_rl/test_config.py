@@ -34,7 +34,7 @@ FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("presets
 PRESETS = [
     (algo, name, env, policy)
     for algo in sorted({*FILES, *SETTINGS} - {"common"})
-    for name in {"tuned", "compare", *configs._presets(algo)}
+    for name in sorted({"tuned", "compare", *configs._presets(algo)})
     for env in (configs._presets(algo)[name] if name == "paper" else registered_ids())
     for policy in typing.get_args(Precision)
 ]
