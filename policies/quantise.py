@@ -51,7 +51,7 @@ from polystep_rl.types import Params, PolicySpec
 
 HELD_OUT = 4  # one in so many observations
 STARTS = {"int8": 1, "binary": 2}  # candidates that `descend` goes on from
-SHARES = (1.0, 0.7, 0.5)  # of the gain at which the largest weight just fits
+SHARES = (1.0, 0.7, 0.5)  # of the gain at which the largest weight just fits: gains that are tried
 SPAN = (0.1, 99.9)  # percentiles of the observations that the integers are to resolve
 
 
@@ -120,12 +120,9 @@ def quantise(
             if not name:
                 raise
             continue  # scales whose zero points would not be exact
-        for method, build in _methods(float_spec, float_params, target, fit, hidden_multiple).items():
-            add(method + name, target, _snapped(target, build()))
-        if free_head and spec.head == "box" and "scaled" in measured:
-            for mark, head, head_params in _heads(target, float_spec, float_params):
-                for method, build in _methods(float_spec, head_params, head, fit, hidden_multiple).items():
-                    add(method + name + mark, head, _snapped(head, build()))
+        for mark, head, head_params in _heads(target, float_spec, float_params, free_head):
+            for method, build in _methods(float_spec, head_params, head, fit, hidden_multiple).items():
+                add(method + name + mark, head, _snapped(head, build()))
     if precision in INTEGER_PRECISIONS:
         starts = sorted(found, key=lambda name: _badness(measured[name]))[: STARTS[precision]]
         for start in starts:
@@ -217,19 +214,22 @@ def rescaled(spec: PolicySpec, params: Params, offset: np.ndarray, scale: np.nda
     return spec._replace(obs_offset=tuple(offset.tolist()), obs_scale=tuple(scale.tolist())), {**params, "0": first}
 
 
-def _heads(target: PolicySpec, float_spec: PolicySpec, params: Params) -> Iterator[tuple[str, PolicySpec, Params]]:
-    """(mark, target, parameters whose last layer is divided by its gain), for int8 and several one-bit weights."""
-    last = str(len(float_spec.hidden))
-    layer = plan(target)[-1]
-    largest = float(np.abs(params[last]["w"]).max()) * weight_unit(layer.weight_max) / layer.weight_max
-    squashes = ("tanh", "table") if float_spec.squash == "tanh" else ("tanh",)
-    for share, squash_ in itertools.product(SHARES, squashes):
-        gain = float(np.float32(np.clip(largest * share, 1.0, GAINS[1])))
-        if (gain == 1 and squash_ == "tanh") or (share != SHARES[0] and gain == 1):
-            continue
-        scaled = {**params, last: {name: leaf / np.float32(gain) for name, leaf in params[last].items()}}
-        mark = (f"+gain {gain:.3g}" if gain != 1 else "") + ("+table" if squash_ == "table" else "")
-        yield mark, target._replace(squash=squash_, gain=gain), scaled
+def _heads(
+    target: PolicySpec, float_spec: PolicySpec, params: Params, free: bool
+) -> Iterator[tuple[str, PolicySpec, Params]]:
+    """(mark, target, the float policy's parameters with the last layer divided by the target's gain)."""
+    yield "", target, params
+    layers, last = plan(target), str(len(float_spec.hidden))
+    if not free or target.head != "box" or not layers or layers[-1].weight_max == 1:
+        return
+    reach = layers[-1].weight_max / weight_unit(layers[-1].weight_max)
+    fits = float(np.abs(params[last]["w"]).max()) / reach  # the gain at which the largest weight just fits
+    gains = sorted({float(np.float32(np.clip(share * fits, 1.0, GAINS[1]))) for share in SHARES})
+    for gain, shape in itertools.product(gains, ("tanh", "table") if float_spec.squash == "tanh" else ("tanh",)):
+        mark = (f"+gain {gain:.3g}" if gain != 1 else "") + ("+table" if shape == "table" else "")
+        if mark:
+            scaled = {**params, last: {name: leaf / np.float32(gain) for name, leaf in params[last].items()}}
+            yield mark, target._replace(squash=shape, gain=gain), scaled
 
 
 def _snapped(spec: PolicySpec, latents: Layers) -> Layers:
