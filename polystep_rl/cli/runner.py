@@ -90,11 +90,11 @@ class RunObserver(loop.Observer):
 
     def checkpoint(self, progress: loop.Progress) -> None:
         self.run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": self.wall_seconds})
-        self._save(BEST_POLICY, progress.best_params, progress)
+        self._save(BEST_POLICY, progress.best_params, progress, _best(progress))
 
-    def _save(self, name: str, params: loop.Params, progress: loop.Progress) -> None:
+    def _save(self, name: str, params: loop.Params, progress: loop.Progress, value: float | None) -> None:
         spec, params = frozen(self.parts.policy.spec, params)
-        save_policy(self.run.path / name, spec, params, self._meta(progress))
+        save_policy(self.run.path / name, spec, params, {**self._meta(progress), "eval_return": value})
 
     def finish(self, progress: loop.Progress) -> loop.Params:
         """Write a checkpoint and both policies, the last and the best; returns the one that the settings deploy."""
@@ -102,8 +102,8 @@ class RunObserver(loop.Observer):
         best = progress.best_params if np.isfinite(progress.best_return) else last  # nothing was evaluated yet
         if progress.generation > 0:
             self.run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": self.wall_seconds})
-        self._save(POLICY, last, progress)
-        self._save(BEST_POLICY, best, progress)
+        self._save(POLICY, last, progress, None)
+        self._save(BEST_POLICY, best, progress, _best(progress))
         return best if self.config.deploy == "best" else last
 
     def _meta(self, progress: loop.Progress) -> dict[str, Any]:
@@ -113,11 +113,15 @@ class RunObserver(loop.Observer):
             "seed": self.config.seed,
             "generation": int(progress.generation),
             "env_steps": int(progress.env_steps),
-            "eval_return": float(progress.best_return),
         }
 
     def interrupted(self) -> bool:
         return self.stop
+
+
+def _best(progress: loop.Progress) -> float | None:
+    """Return of the best evaluation so far; None before the first one."""
+    return float(progress.best_return) if np.isfinite(progress.best_return) else None
 
 
 @contextlib.contextmanager
@@ -274,7 +278,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
             "stopped_by": result.stopped_by,
             "reward_threshold": parts.env.spec.reward_threshold,
             **simulator_facts(parts.env),
-            "best_eval_return": float(progress.best_return) if np.isfinite(progress.best_return) else None,
+            "best_eval_return": _best(progress),
             "eval": evaluation,
             **given,
         }
