@@ -69,7 +69,7 @@ def test_a_film_of_the_policy_in_the_repository(cli: Callable, tmp_path: Path) -
         assert film.n_frames == 3 and film.size[0] == 200
 
 
-@pytest.mark.parametrize(("precision", "copies"), [("int8", 1), ("binary", 4)])
+@pytest.mark.parametrize(("precision", "copies"), [("int8", 1), ("binary", 8)])
 def test_a_policy_of_shared_legs_is_quantised_and_repaired(
     precision: str, copies: int, cli: Callable, tmp_path: Path
 ) -> None:
