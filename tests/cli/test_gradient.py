@@ -74,12 +74,12 @@ def test_the_best_policy_is_the_start_until_something_is_better(cli: Callable, t
     """As in a search: going on from a good policy with steps that only do harm."""
     flags = ("--env", "CartPole-v1", "--policy", "float32", "--hidden", 4, "--generations", 20, "--quiet", "--json")
     assert cli("train", *flags, "--stop-reward", 450, "--run-dir", tmp_path / "good").code == 0
-    harm = ("--algo", "ppo", "--policy", "float32", "--learning-rate", 1, "--total-timesteps", 3000)
+    harm = ("--algo", "ppo", "--policy", "float32", "--learning-rate", 10, "--total-timesteps", 3000)
     outcome = cli("train", *SHORT, *harm, "--init", tmp_path / "good", "--run-dir", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     assert rows[0]["env_steps"] == 0 and outcome.json["best_eval_return"] == rows[0]["eval/mean_reward"] > 300
-    assert rows[-1]["eval/mean_reward"] < rows[0]["eval/mean_reward"]
+    assert rows[-1]["eval/mean_reward"] < 300
     best, given = (load_policy(tmp_path / name) for name in ("run/best_policy", "good/best_policy"))
     assert np.array_equal(best.params["0"]["w"], given.params["0"]["w"])
 
