@@ -1,14 +1,38 @@
-"""Policies: multilayer perceptrons in five precisions, their exact integers, their files, and imports."""
+"""Policies: multilayer perceptrons in five precisions, their exact integers, their files, imports and exports.
 
-from polystep_rl.policies.convert import ForeignMLP, from_foreign, load_foreign
-from polystep_rl.policies.io import PolicyFileError, SavedPolicy, load_policy, save_policy
-from polystep_rl.policies.mlp import INPUT, frozen, integers, make_policy, mlp_policy
-from polystep_rl.policies.precision import PRECISIONS, bounds, sign_pm1
-from polystep_rl.policies.quantise import Quantised, agreement, quantise
+Names are imported when they are first used: reading and running a policy file (`io`, `deployed`, `runtime`) needs NumPy
+and safetensors, not JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polystep_rl.policies.convert import ForeignMLP, from_foreign, load_foreign
+    from polystep_rl.policies.deployed import INPUT, frozen, integers
+    from polystep_rl.policies.io import PolicyFileError, SavedPolicy, load_policy, save_policy
+    from polystep_rl.policies.layers import sign_pm1
+    from polystep_rl.policies.mlp import make_policy, mlp_policy
+    from polystep_rl.policies.post_training import Quantised, agreement, quantise
+    from polystep_rl.policies.precision import PRECISIONS, bounds
+    from polystep_rl.policies.runtime import NumpyPolicy
+
+_MODULES = {
+    "convert": ("ForeignMLP", "from_foreign", "load_foreign"),
+    "deployed": ("INPUT", "frozen", "integers"),
+    "io": ("PolicyFileError", "SavedPolicy", "load_policy", "save_policy"),
+    "layers": ("sign_pm1",),
+    "mlp": ("make_policy", "mlp_policy"),
+    "post_training": ("Quantised", "agreement", "quantise"),
+    "precision": ("PRECISIONS", "bounds"),
+    "runtime": ("NumpyPolicy",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "INPUT",
     "ForeignMLP",
+    "NumpyPolicy",
     "PRECISIONS",
     "PolicyFileError",
     "Quantised",
@@ -26,3 +50,9 @@ __all__ = [
     "save_policy",
     "sign_pm1",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from polystep_rl.policies.forward import activate, finite, integer_weights, quantised_input
+from polystep_rl.policies.deployed import integer_weights
+from polystep_rl.policies.forward import activate, finite, quantised_input
 from polystep_rl.policies.layerwise import Layers
 from polystep_rl.policies.precision import QMAX, WEIGHT_UNIT, LayerPlan, plan, weight_unit
 from polystep_rl.types import PolicySpec

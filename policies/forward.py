@@ -10,21 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from polystep_rl.policies.mlp import INPUT_LIMIT
+from polystep_rl.policies.deployed import INPUT_LIMIT, integer_weights
 from polystep_rl.policies.precision import (
     INPUT_UNIT,
-    INTEGER_PRECISIONS,
     QMAX,
     LayerPlan,
-    action_plan,
     bias_gain,
     input_plan,
-    integer_weight,
     layer_sizes,
-    plan,
     tanh_table,
 )
-from polystep_rl.policies.sides import features, first, integer_features, joined
+from polystep_rl.policies.sides import features, first, integer_features
 from polystep_rl.types import Params, PolicySpec
 
 
@@ -43,7 +39,7 @@ def normalised(spec: PolicySpec, obs: np.ndarray) -> np.ndarray:
 
     def read(obs: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
         x = (obs.astype(np.float64) - offset[rows]) / scale[rows]
-        return np.clip(x, -INPUT_LIMIT, INPUT_LIMIT)
+        return np.where(np.isnan(obs), 0.0, np.clip(x, -INPUT_LIMIT, INPUT_LIMIT))
 
     if spec.sides is None:
         return read(obs, slice(None))
@@ -65,16 +61,29 @@ def squash(float_spec: PolicySpec, y: np.ndarray) -> np.ndarray:
     return np.tanh(y) if float_spec.squash == "tanh" else np.clip(y, -1.0, 1.0)
 
 
+def float_layers(float_spec: PolicySpec, params: Params) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weights (m, k) and biases (m,) of every layer of a float policy, in float64."""
+    found = []
+    for index, (fan_in, _) in enumerate(layer_sizes(float_spec)):
+        w, b = (np.asarray(params[str(index)][name], np.float32).astype(np.float64) for name in ("w", "b"))
+        found.append((w / np.sqrt(fan_in), b * bias_gain(float_spec, index)))
+    return found
+
+
+def pre_activations(
+    float_spec: PolicySpec, layers: list[tuple[np.ndarray, np.ndarray]], obs: np.ndarray
+) -> list[np.ndarray]:
+    """y (n, m) of every layer of a float policy, of its `float_layers`."""
+    t, found = normalised(float_spec, obs), []
+    for w, b in layers:
+        found.append(t @ w.T + b)
+        t = activation(float_spec, found[-1])
+    return found
+
+
 def float_targets(float_spec: PolicySpec, params: Params, obs: np.ndarray) -> list[np.ndarray]:
     """Pre-activations y (n, m) of every layer of a float policy (not of an integer one)."""
-    t, targets = normalised(float_spec, obs), []
-    for index, (fan_in, _) in enumerate(layer_sizes(float_spec)):
-        layer = params[str(index)]
-        w = np.asarray(layer["w"], np.float32).astype(np.float64) / np.sqrt(fan_in)
-        b = np.asarray(layer["b"], np.float32).astype(np.float64) * bias_gain(float_spec, index)
-        targets.append(t @ w.T + b)
-        t = activation(float_spec, targets[-1])
-    return targets
+    return pre_activations(float_spec, float_layers(float_spec, params), obs)
 
 
 def quantised_input(spec: PolicySpec, obs: np.ndarray) -> np.ndarray:
@@ -84,21 +93,14 @@ def quantised_input(spec: PolicySpec, obs: np.ndarray) -> np.ndarray:
     def read(obs: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
         with np.errstate(over="ignore"):
             product = np.rint(obs * multiplier[rows]).astype(np.float64)
-        return np.clip(product, zero[rows] - QMAX, zero[rows] + QMAX) - zero[rows]
+        q = np.clip(product, zero[rows] - QMAX, zero[rows] + QMAX) - zero[rows]
+        return np.where(np.isnan(obs), 0.0, q)
 
     if spec.sides is None:
         return read(obs, slice(None))
     rows = first(spec.sides)
     seen = integer_features(np, spec.sides, obs.T, lambda own: read(own.T, rows).T, INPUT_UNIT)
     return np.concatenate(seen, axis=1).T
-
-
-def integer_weights(layer: LayerPlan, w: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The integers of latents w (m, k), b (m,), as float64: what the policy deploys."""
-    w, b = np.asarray(w, np.float32), np.asarray(b, np.float32)
-    weight = integer_weight(np, w, layer.weight_max)
-    bias = np.clip(np.rint(b * np.float32(layer.bias_unit)), -layer.bias_max, layer.bias_max)
-    return weight.astype(np.float64), bias.astype(np.float64)
 
 
 def accumulate(layer: LayerPlan, w: Any, b: Any, x: np.ndarray) -> np.ndarray:
@@ -116,37 +118,3 @@ def activate(layer: LayerPlan, acc: np.ndarray) -> np.ndarray:
     low = 0 if layer.activation == "requant_relu" else -QMAX
     q = np.clip(np.floor((acc * layer.mult + (2**layer.shift >> 1)) / 2**layer.shift), low, QMAX)
     return tanh_table(layer)[q.astype(int) + QMAX] if layer.activation == "requant_tanh" else q
-
-
-def outputs(spec: PolicySpec, params: Params, obs: np.ndarray) -> np.ndarray:
-    """What the head reads (n, a), of finite observations (n, o): integers, or y of a float precision."""
-    plans = plan(spec)
-    if plans:
-        y = quantised_input(spec, obs)
-        for index, layer in enumerate(plans):
-            y = accumulate(layer, params[str(index)]["w"], params[str(index)]["b"], y)
-            y = y if index == len(plans) - 1 else activate(layer, y)
-    else:
-        y = float_targets(spec, params, obs)[-1]
-    if spec.sides is None:
-        return activate(plans[-1], y) if plans else y
-    y = joined(np, spec.sides, np.split(y.T, len(spec.sides.inputs), axis=1), spec.action_size).T
-    return np.sign(y) * activate(plans[-1], np.abs(y)) if plans else y
-
-
-def choices(spec: PolicySpec, y: np.ndarray) -> np.ndarray:
-    """The first largest output of every group: (n, a) -> (n, groups), one group for a discrete head."""
-    groups = np.split(y, np.cumsum(spec.groups)[:-1], axis=1) if spec.groups else [y]
-    return np.stack([part.argmax(axis=1) for part in groups], axis=1)
-
-
-def actions(spec: PolicySpec, params: Params, obs: np.ndarray) -> np.ndarray:
-    """Choices (n, groups), or box actions (n, a), of finite observations (n, o)."""
-    y = outputs(spec, params, obs)
-    if spec.head != "box":
-        return choices(spec, y)
-    if spec.precision in INTEGER_PRECISIONS:
-        mid, step, low, high = action_plan(spec)
-        return np.clip(mid + y.astype(np.float32) * step, low, high)
-    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
-    return np.clip((low + high) / 2 + (high - low) / 2 * squash(spec, y), low, high)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -19,12 +20,13 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from polystep_rl.policies.mlp import frozen
+from polystep_rl.policies.deployed import frozen
 from polystep_rl.policies.precision import check_spec, layer_sizes
 from polystep_rl.types import Params, PolicySpec, Sides
 
 FORMAT = "polystep_rl.policy"
 VERSION = 1
+POLICY, BEST_POLICY = "policy", "best_policy"  # the names in a run folder
 MAX_BYTES = 2**32  # of one file; anything larger is not a policy
 
 
@@ -96,6 +98,32 @@ def load_policy(path: str | os.PathLike[str]) -> SavedPolicy:
         layer, leaf = name.split(".")
         params[layer][leaf] = value
     return SavedPolicy(spec, params, document["meta"])
+
+
+def find_policy(path: str | os.PathLike[str], which: str | None = None) -> Path:
+    """The stem of the policy of a run folder, of a bundle or of a policy file.
+
+    Args:
+        path: a folder or a file.
+        which: of a run folder the ``best`` policy or the ``last``; by default the one that it deploys.
+
+    Raises:
+        PolicyFileError: nothing of that name.
+    """
+    path = Path(path)
+    if not path.exists() and not path.with_name(path.name + ".json").exists():
+        _fail(path, "no such run folder or policy file; check the path")
+    if not path.is_dir():
+        return _stem(path)
+    config = path / "config.yaml"
+    if which is None and config.is_file():
+        found = re.search(r"^deploy: *(\w+)", config.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        which = found[1] if found else "best"
+    names = (POLICY,) if which == "last" else (BEST_POLICY, POLICY)
+    stems = [path / name for name in names if (path / f"{name}.json").exists()]
+    if not stems:
+        _fail(path, f"holds no {names[0]} yet; let the run reach its first evaluation")
+    return stems[0]
 
 
 def _stem(path: str | os.PathLike[str]) -> Path:

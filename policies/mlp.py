@@ -19,15 +19,15 @@ import numpy as np
 from gymnasium import spaces
 
 from polystep_rl.policies import layers, precision
-from polystep_rl.policies.precision import INPUT_UNIT, QMAX, sign_pm1
+from polystep_rl.policies.deployed import INPUT, INPUT_LIMIT, floats32
+from polystep_rl.policies.layers import sign_pm1
+from polystep_rl.policies.precision import INPUT_UNIT, QMAX
 from polystep_rl.policies.sides import features, first, integer_features, joined
 from polystep_rl.types import Array, EnvSpec, Key, Params, Policy, PolicySpec, Sides
 
 Functions = tuple[Callable[[Params], Params], Callable[[Params, Array], Array]]  # deploy, act_deployed
 
 BIAS_INIT = 0.1  # standard deviation of a bias latent at the start
-INPUT = "input"  # beside the layers: {"offset": (o,), "scale": (o,)}, which then count instead of the specification's
-INPUT_LIMIT = 1e6  # float policies cut the normalised observation here, so that an infinite one gives an action too
 
 
 def make_policy(
@@ -60,8 +60,8 @@ def make_policy(
     if not isinstance(obs_space, spaces.Box) or len(obs_space.shape) != 1:
         raise ValueError(f"{env_spec.id}: the observation space must be a flat Box, not {obs_space}")
     size = obs_space.shape[0]
-    offset = _floats(0.0 if obs_offset is None else obs_offset, size)
-    scale = _floats(1.0 if obs_scale is None else obs_scale, size)
+    offset = floats32(0.0 if obs_offset is None else obs_offset, size)
+    scale = floats32(1.0 if obs_scale is None else obs_scale, size)
     head, action_size, low, high, groups = _head(env_spec)
     layers_and_head = (size, tuple(hidden), precision, head, action_size, low, high)
     return mlp_policy(PolicySpec(*layers_and_head, offset, scale, groups, activation, "tanh", sides, weight_copies))
@@ -77,15 +77,11 @@ def _head(env_spec: EnvSpec) -> tuple[str, int, tuple[float, ...], tuple[float, 
         return "multidiscrete", sum(groups), (), (), groups
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded():
         size = space.shape[0]
-        return "box", size, _floats(space.low, size), _floats(space.high, size), ()
+        return "box", size, floats32(space.low, size), floats32(space.high, size), ()
     raise ValueError(
         f"{env_spec.id}: the action space must be Discrete or flat MultiDiscrete from 0, or a bounded flat Box, "
         f"not {space}"
     )
-
-
-def _floats(values: Any, size: int) -> tuple[float, ...]:
-    return tuple(float(v) for v in np.broadcast_to(np.asarray(values, np.float32), (size,)))
 
 
 def mlp_policy(spec: PolicySpec) -> Policy:
@@ -111,15 +107,6 @@ def init_params(spec: PolicySpec, key: Key) -> Params:
         b = BIAS_INIT * jax.random.normal(b_key, (fan_out,), jnp.float32)
         params[str(index)] = {"w": w, "b": b}
     return params
-
-
-def frozen(spec: PolicySpec, params: Params) -> tuple[PolicySpec, Params]:
-    """The same policy with the input scales of the parameters, if they carry any, as constants of the specification."""
-    if INPUT not in params:
-        return spec, params
-    layers_only = {name: leaf for name, leaf in params.items() if name != INPUT}
-    offset, scale = (_floats(params[INPUT][name], spec.obs_size) for name in ("offset", "scale"))
-    return spec._replace(obs_offset=offset, obs_scale=scale), layers_only
 
 
 def _integer_functions(spec: PolicySpec) -> Functions:
@@ -238,64 +225,3 @@ def _float_functions(spec: PolicySpec) -> Functions:
         return jnp.clip(centre + reach * y, lo, hi)
 
     return deploy, act_deployed
-
-
-def integers(policy: Policy, params: Params) -> dict[str, Any]:
-    """The exact integers of an int8 or binary policy, all that export and an implementation elsewhere need.
-
-    Returns:
-        ``precision``, ``head``, ``groups``; ``input``: ``multiplier`` (o,) float32 and ``zero_point`` (o,) int32 (those
-        that the parameters carry, if they do); ``layers``, each with ``weight`` (m, k) int8, ``bias`` (m,) int32,
-        ``activation`` (requant, requant_relu, requant_tanh, sign or none), ``mult``, ``shift``, ``low`` (0 for
-        requant_relu, else -127), ``table`` (255,) int8 of requant_tanh, else None, ``acc_bound``; ``action_table``
-        (a, 255) float32 by q + 127, or None; ``weight_copies`` c: the weight of a binary layer is (m, c k), c one-bit
-        weights for each input, which it reads c times over. The arithmetic:
-
-        q = 0 where obs is NaN, else clip(rint(obs * multiplier), zero_point - 127, zero_point + 127) - zero_point;
-        acc = bias + weight @ q in int32, then for requant* clip((acc * mult + (2**shift >> 1)) >> shift, low, 127) with
-        an arithmetic shift, and for requant_tanh the table at that + 127; for sign 1 if acc >= 0 else -1, for none the
-        integers themselves; the action is the first largest of them (within each group of consecutive ones where there
-        are ``groups``), or the row of the action table at q + 127. ``sides`` (types.Sides, or None): the layers then
-        run once for each side, on features of what it sees, quantised by the multipliers and zero points of the first
-        side's observations (``policies.sides.integer_features``); the last accumulators of all sides are summed before
-        they are requantised by their size: sign(acc) clip((abs(acc) * mult + (2**shift >> 1)) >> shift, 0, 127).
-
-    Raises:
-        ValueError: the policy is not an integer one.
-    """
-    spec, params = frozen(policy.spec, params)
-    if spec.precision not in precision.INTEGER_PRECISIONS:
-        raise ValueError(
-            f"a {spec.precision} policy has no integers: only {', '.join(precision.INTEGER_PRECISIONS)} do"
-        )
-    deployed, inputs = jax.device_get(policy.deploy(params)), precision.input_plan(spec)
-    described = []
-    for index, layer in enumerate(precision.plan(spec)):
-        weight, bias = np.asarray(deployed[str(index)]["w"]), np.asarray(deployed[str(index)]["b"])
-        if weight.shape != (layer.fan_out, layer.fan_in) or bias.shape != (layer.fan_out,):
-            raise ValueError(f"layer {index}: parameters of shape {weight.shape}, {bias.shape} do not fit the policy")
-        if policy.spec.weight_copies > 1:  # of the sum, as many are 1 as make it up, those of the lowest thresholds
-            ones = (weight + layer.weight_max) / 2
-            weight = np.concatenate([np.where(copy < ones, 1, -1) for copy in range(layer.weight_max)], axis=1)
-        described.append(
-            {
-                "weight": weight.astype(np.int8),
-                "bias": bias.astype(np.int32),
-                "activation": layer.activation,
-                "mult": layer.mult,
-                "shift": layer.shift,
-                "low": 0 if layer.activation == "requant_relu" else -QMAX,
-                "table": precision.tanh_table(layer).astype(np.int8) if layer.activation == "requant_tanh" else None,
-                "acc_bound": layer.acc_bound,
-            }
-        )
-    return {
-        "precision": spec.precision,
-        "head": spec.head,
-        "groups": spec.groups,
-        "sides": spec.sides,
-        "weight_copies": spec.weight_copies,
-        "input": {"multiplier": inputs.multiplier, "zero_point": inputs.zero_point},
-        "layers": described,
-        "action_table": precision.action_plan(spec).table() if spec.head == "box" else None,
-    }

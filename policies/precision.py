@@ -31,8 +31,6 @@ import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from polystep_rl.policies.sides import check_sides, meeting, side_inputs
@@ -80,11 +78,6 @@ def integer_weight(xp: ModuleType, latent: Any, weight_max: int) -> Any:
     if weight_max == QMAX:
         return xp.clip(xp.rint(xp.where(xp.isnan(latent), 0, latent) * WEIGHT_UNIT), -QMAX, QMAX)
     return sum(xp.where(latent >= t, 1, -1).astype(latent.dtype) for t in thresholds(weight_max))
-
-
-def sign_pm1(x: jax.Array) -> jax.Array:
-    """The sign without a third value: 1 where x >= 0 (also -0.0), -1 elsewhere (also NaN). Same shape and dtype."""
-    return jnp.where(x >= 0, 1, -1).astype(x.dtype)
 
 
 class LayerPlan(NamedTuple):

@@ -8,14 +8,18 @@ Axis letters, the same everywhere: ``n`` candidates, ``r`` episodes per candidat
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import numpy as np
-from gymnasium import spaces
 
-Array = jax.Array
-Key = jax.Array  # a typed key, as made by jax.random.key(seed)
+if TYPE_CHECKING:  # whoever runs a deployed policy imports these types, and has neither
+    import jax
+    from gymnasium import spaces
+
+    Array = jax.Array
+    Key = jax.Array  # a typed key, as made by jax.random.key(seed)
+else:
+    Array = Key = Any
 PyTree = Any
 Params = PyTree
 State = PyTree

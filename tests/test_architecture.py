@@ -56,6 +56,8 @@ def forbidden(names: set[str], folder: str, module: str) -> set[str]:
     ours = {name for name in names if within(name, "polystep_rl")}
     if any(within(module, root) for root in ANYTHING):
         return set()
+    if module == "polystep_rl":  # the face of the package: `load_policy`
+        return {name for name in ours if not within(name, "polystep_rl.policies")}
     if folder == "polystep_rl":
         closed = OUTER | (ANYTHING if module != "polystep_rl.__main__" else set())
         return {name for name in ours if any(within(name, package) for package in closed)}

@@ -26,7 +26,7 @@ from polystep_rl.evaluate import Horizon, Penalty, use_cores
 from polystep_rl.host import HostEvaluator
 from polystep_rl.normalize import observation_scale, random_action_moments
 from polystep_rl.policies import make_policy, mlp_policy
-from polystep_rl.policies.io import SavedPolicy, load_policy
+from polystep_rl.policies.io import SavedPolicy, find_policy, load_policy
 from polystep_rl.racing import racing
 from polystep_rl.ranges import check_ranges, train_end
 from polystep_rl.rundir import finite
@@ -36,7 +36,6 @@ from polystep_rl.train import Streams, streams
 from polystep_rl.types import Env, Evaluator, HostEnv, Moments, Params, Policy, Strategy
 from polystep_rl.updates import averaged, transformed, within
 
-POLICY, BEST_POLICY = "policy", "best_policy"
 CACHE_VARIABLE = "POLYSTEP_RL_CACHE"  # a folder, or "off"
 
 
@@ -198,17 +197,11 @@ def load_run(path: Path, which: str | None = None) -> LoadedRun:
         UsageError: nothing of that name.
         ValueError: damaged or foreign files.
     """
-    if not path.exists() and not path.with_name(path.name + ".json").exists():
-        raise UsageError(f"{path}: no such run folder or policy file; check the path")
-    seed = 0
-    if path.is_dir():
-        config = load_yaml(path / "config.yaml")
-        seed, which = config.seed, which or config.deploy
-        names = (BEST_POLICY, POLICY) if which == "best" else (POLICY,)
-        stems = [path / name for name in names if (path / f"{name}.json").exists()]
-        if not stems:
-            raise UsageError(f"{path}: holds no {names[0]} yet; let the run reach its first evaluation")
-        path = stems[0]
+    seed = load_yaml(path / "config.yaml").seed if (path / "config.yaml").exists() else 0
+    try:
+        path = find_policy(path, which)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     saved: SavedPolicy = load_policy(path)
     if not isinstance(saved.meta.get("env"), str):
         raise ValueError(f"{path}: does not say for which environment it is")

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from polystep_rl.baselines.static import Static
 from polystep_rl.cli import UsageError
-from polystep_rl.cli.assemble import BEST_POLICY, POLICY, make_scaled_policy, prior_moments
+from polystep_rl.cli.assemble import make_scaled_policy, prior_moments
 from polystep_rl.cli.initial import initial
 from polystep_rl.cli.runner import interruptible, new_run, with_threshold
 from polystep_rl.cli.simulate import (
@@ -34,7 +34,8 @@ from polystep_rl.config import TrainConfig
 from polystep_rl.envs.single import is_known, make_single
 from polystep_rl.envs.spaces import flat_observations, policy_actions
 from polystep_rl.policies import frozen, mlp_policy, precision, save_policy
-from polystep_rl.policies.quantise import quantise as fit
+from polystep_rl.policies.io import BEST_POLICY, POLICY
+from polystep_rl.policies.post_training import quantise as fit
 from polystep_rl.ranges import check_ranges
 from polystep_rl.rundir import RunDir
 from polystep_rl.statistics import INPUT, RunningScales

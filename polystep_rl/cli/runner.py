@@ -18,11 +18,12 @@ from rich.console import Console
 
 from polystep_rl import train as loop
 from polystep_rl.cli import UsageError
-from polystep_rl.cli.assemble import BEST_POLICY, POLICY, Parts, episodes_per_candidate, make_parts
+from polystep_rl.cli.assemble import Parts, episodes_per_candidate, make_parts
 from polystep_rl.cli.initial import FILE as INIT_FILE
 from polystep_rl.cli.simulate import Task, close, evaluate_on_test, simulator_facts
 from polystep_rl.config import TrainConfig, to_plain
 from polystep_rl.policies import frozen, load_policy, mlp_policy, save_policy
+from polystep_rl.policies.io import BEST_POLICY, POLICY
 from polystep_rl.programs import programs
 from polystep_rl.rundir import RunDir
 from polystep_rl.settings import GRADIENT

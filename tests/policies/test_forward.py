@@ -6,7 +6,7 @@ import pytest
 from helpers import observations, random_policy
 
 from polystep_rl.policies import PRECISIONS, mlp_policy
-from polystep_rl.policies.forward import actions
+from polystep_rl.policies.runtime import actions
 
 CASES = [((), "discrete"), ((16,), "discrete"), ((16, 8), "box"), ((8,), "multidiscrete")]
 

@@ -9,9 +9,9 @@ import pytest
 from helpers import numpy_int32_actions, observations, random_policy, spec
 
 from polystep_rl.policies import bounds, integers, mlp_policy, sign_pm1
-from polystep_rl.policies.forward import actions
 from polystep_rl.policies.layers import argmax_first, requantise
 from polystep_rl.policies.precision import EXACT, TABLE_STD, action_plan, plan, tanh_table
+from polystep_rl.policies.runtime import actions
 
 SHAPES = [
     ((), "discrete", 4, 2),
@@ -40,7 +40,7 @@ def test_numpy_int32_agrees_on_100_000_observations(precision, shape, activation
         policy, params = random_policy(seed, precision, *shape, activation)
         obs = observations(policy.spec, count, seed)
         lanes = np.asarray(policy.act_deployed(policy.deploy(params), obs.T)).T
-        expected = numpy_int32_actions(integers(policy, params), obs)
+        expected = numpy_int32_actions(integers(policy.spec, params), obs)
         np.testing.assert_array_equal(lanes, expected)
         assert lanes.dtype == expected.dtype
         assert len(np.unique(expected)) > 1 or 1 in policy.spec.hidden  # one unit wide may be constant
@@ -53,7 +53,7 @@ def test_a_table_of_tanh_is_exact_too(precision, copies, shape):
     policy = mlp_policy(policy.spec._replace(squash="table", weight_copies=copies))
     obs = observations(policy.spec, 5_000)
     lanes = np.asarray(policy.act_deployed(policy.deploy(params), obs.T)).T
-    np.testing.assert_array_equal(lanes, numpy_int32_actions(integers(policy, params), obs))
+    np.testing.assert_array_equal(lanes, numpy_int32_actions(integers(policy.spec, params), obs))
     finite = np.isfinite(obs).all(axis=1)
     np.testing.assert_array_equal(lanes[finite], actions(policy.spec, jax.tree.map(np.asarray, params), obs[finite]))
 
@@ -74,7 +74,7 @@ def test_the_bound_is_reached_and_still_exact(precision, fan_in):
     policy = mlp_policy(spec(precision, (), "box", fan_in, 2))
     params = {"0": {"w": jnp.array([[1e9], [-1e9]]) * jnp.ones((2, fan_in)), "b": jnp.array([1e30, -1e30])}}
     obs = np.stack([np.full(fan_in, np.inf), np.full(fan_in, -np.inf), np.full(fan_in, np.nan)]).astype(np.float32)
-    described = integers(policy, params)
+    described = integers(policy.spec, params)
     (layer,) = described["layers"]
     acc = 127 * layer["weight"].astype(np.int64).sum(1) + layer["bias"]
     assert list(np.abs(acc)) == [layer["acc_bound"]] * 2

@@ -9,10 +9,10 @@ from polystep_rl import policies
 from polystep_rl.policies import mlp_policy
 from polystep_rl.policies.binarise import _best_bias, binarise
 from polystep_rl.policies.descent import _Network, descend
-from polystep_rl.policies.forward import actions, choices, outputs
 from polystep_rl.policies.layerwise import layerwise
+from polystep_rl.policies.post_training import agreement, rescaled
 from polystep_rl.policies.precision import layer_sizes
-from polystep_rl.policies.quantise import agreement, rescaled
+from polystep_rl.policies.runtime import Network, actions, choices
 from polystep_rl.types import PolicySpec
 
 quantise = partial(policies.quantise, trials=4_000)
@@ -140,11 +140,11 @@ def test_greedy_flips_bring_the_hidden_units_nearer():
 
 def obs_pre(spec, params, obs):
     one = {"0": params["0"]}
-    return outputs(spec._replace(hidden=(), action_size=spec.hidden[0]), one, obs)
+    return Network(spec._replace(hidden=(), action_size=spec.hidden[0]), one).outputs(obs)
 
 
 def hidden_signs(target, latents, obs):
-    acc = outputs(target._replace(hidden=(), action_size=target.hidden[0]), {"0": latents["0"]}, obs)
+    acc = Network(target._replace(hidden=(), action_size=target.hidden[0]), {"0": latents["0"]}).outputs(obs)
     return np.where(acc >= 0, 1.0, -1.0)
 
 
@@ -164,9 +164,9 @@ def test_descent_only_goes_down_and_keeps_its_books(precision, head, hidden):
     """What it has kept up to date is the forward pass of what it returns, and the loss has fallen."""
     spec, params, obs, _ = network(2, hidden, head)
     target = spec._replace(precision=precision)
-    wanted = choices(spec, outputs(spec, params, obs))
+    wanted = choices(spec, Network(spec, params).outputs(obs))
     if head == "box":
-        wanted = np.tanh(outputs(spec, params, obs)).astype(np.float32)
+        wanted = np.tanh(Network(spec, params).outputs(obs)).astype(np.float32)
     start = layerwise(spec, params, target, obs)
     found = descend(target, start, obs, wanted, trials=600)
     before, after = (loss(target, latents, obs, wanted) for latents in (start, found))

@@ -6,7 +6,7 @@ import pytest
 from helpers import observations
 
 from polystep_rl.policies import agreement, integers, load_policy, make_policy, mlp_policy, quantise, save_policy
-from polystep_rl.policies.forward import actions
+from polystep_rl.policies.runtime import actions
 from polystep_rl.types import PolicySpec, Sides
 
 # Observations: 0 forward, 1 left, 2 and 3 a joint of each side, 4 to 7 cosines and sines. Actions: a joint of each side
@@ -114,7 +114,7 @@ def test_integers_are_exact(precision, squash, hidden):
     policy = mlp_policy(policy.spec._replace(squash=squash))
     obs = observations(policy.spec, 600)
     obs[:300] = phases(obs[:300])
-    want = int32_actions(integers(policy, params), obs)
+    want = int32_actions(integers(policy.spec, params), obs)
     np.testing.assert_array_equal(np.asarray(policy.act_deployed(policy.deploy(params), obs.T)).T, want)
     finite = np.isfinite(obs).all(axis=1)
     plain = jax.tree.map(np.asarray, params)

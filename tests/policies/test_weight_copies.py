@@ -7,9 +7,10 @@ import pytest
 from helpers import numpy_int32_actions, observations, spec
 
 from polystep_rl.policies import integers, load_policy, mlp_policy
-from polystep_rl.policies.forward import actions
 from polystep_rl.policies.io import save_policy
-from polystep_rl.policies.precision import integer_weight, plan, sign_pm1
+from polystep_rl.policies.layers import sign_pm1
+from polystep_rl.policies.precision import integer_weight, plan
+from polystep_rl.policies.runtime import actions
 
 
 def copied(copies, hidden=(), head="box", **kwargs):
@@ -39,7 +40,7 @@ def test_the_sum_is_the_nearest_of_its_values(copies):
 def test_one_bit_weights_are_all_there_is(copies, hidden, head):
     """NumPy's int32 and weights of -1 and 1 alone give the same actions as the sums that run here."""
     policy, params = copied(copies, hidden, head)
-    numbers, obs = integers(policy, params), observations(policy.spec, 5000)
+    numbers, obs = integers(policy.spec, params), observations(policy.spec, 5000)
     for layer, like in zip(numbers["layers"], plan(policy.spec), strict=True):
         assert layer["weight"].shape == (like.fan_out, copies * like.fan_in) and set(layer["weight"].flat) == {-1, 1}
     ours = np.asarray(jax.jit(jax.vmap(policy.act, (None, 0)))(params, obs))

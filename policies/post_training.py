@@ -33,10 +33,10 @@ import jax
 import numpy as np
 
 from polystep_rl.policies.binarise import binarise, sized
+from polystep_rl.policies.deployed import frozen, integer_weights
 from polystep_rl.policies.descent import TRIALS, descend
-from polystep_rl.policies.forward import actions, choices, finite, float_targets, integer_weights, outputs, squash
+from polystep_rl.policies.forward import finite, float_targets, squash
 from polystep_rl.policies.layerwise import Layers, layerwise
-from polystep_rl.policies.mlp import frozen
 from polystep_rl.policies.precision import (
     GAINS,
     INPUT_UNIT,
@@ -47,6 +47,7 @@ from polystep_rl.policies.precision import (
     plan,
     weight_unit,
 )
+from polystep_rl.policies.runtime import Network, actions, choices
 from polystep_rl.types import Params, PolicySpec
 
 HELD_OUT = 4  # one in so many observations
@@ -253,5 +254,5 @@ def _wanted(spec: PolicySpec, params: Params, obs: np.ndarray) -> np.ndarray:
     if spec.sides is not None:
         y = float_targets(spec, params, obs)[-1]
         return squash(spec, y).astype(np.float32).reshape(len(spec.sides.inputs), len(obs), -1)
-    y = outputs(spec, params, obs)
+    y = Network(spec, params).outputs(obs)
     return squash(spec, y).astype(np.float32) if spec.head == "box" else choices(spec, y)
