@@ -26,7 +26,7 @@ from polystep_rl.evaluate import Horizon, Penalty, use_cores
 from polystep_rl.host import HostEvaluator
 from polystep_rl.normalize import observation_scale, random_action_moments
 from polystep_rl.policies import make_policy, mlp_policy
-from polystep_rl.policies.io import SavedPolicy, find_policy, load_policy
+from polystep_rl.policies.io import POLICY, SavedPolicy, find_policy, load_policy
 from polystep_rl.racing import racing
 from polystep_rl.ranges import check_ranges, train_end
 from polystep_rl.rundir import finite
@@ -197,11 +197,14 @@ def load_run(path: Path, which: str | None = None) -> LoadedRun:
         UsageError: nothing of that name.
         ValueError: damaged or foreign files.
     """
-    seed = load_yaml(path / "config.yaml").seed if (path / "config.yaml").exists() else 0
+    bundle = (path / f"{POLICY}.json").exists() and not (path / "config.yaml").exists()
     try:
-        path = find_policy(path, which)
+        path, folder = find_policy(path, which), path
     except ValueError as error:
+        if path.is_dir():
+            load_yaml(path / "config.yaml")  # says so where it is no run at all
         raise UsageError(str(error)) from None
+    seed = load_yaml(folder / "config.yaml").seed if folder.is_dir() and not bundle else 0
     saved: SavedPolicy = load_policy(path)
     if not isinstance(saved.meta.get("env"), str):
         raise ValueError(f"{path}: does not say for which environment it is")
