@@ -2,22 +2,20 @@
 
 Floats that are integers, quantised where they are said to be by nodes of the domain ``qonnx.custom_op.general``
 (Pappalardo et al. 2022, "QONNX: Representing Arbitrary-Precision Quantized Neural Networks"): ``Quant`` with the scale
-1 and the zero point 0, so that what leaves it are integers of its width, and ``BipolarQuant``, +1 where x >= 0, else -1.
+1 and the zero point 0, so that what leaves it are integers of its width, and ``BipolarQuant``, 1 where x >= 0, else -1.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import onnx
 
 from polystep_rl.policies import precision
-from polystep_rl.policies.export.onnx import OPSET, Integers
+from polystep_rl.policies.export.graph import OPSET
+from polystep_rl.policies.export.onnx import Integers
 from polystep_rl.types import Params, PolicySpec
 
 DOMAIN = "qonnx.custom_op.general"
-ONE, NOTHING = np.float32(1), np.float32(0)
 
 
 def qonnx_model(
@@ -26,6 +24,7 @@ def qonnx_model(
     """The policy as a checked QONNX model, exact under qonnx's executor (``qonnx.core.onnx_exec.execute_onnx``).
 
     That one wants all shapes to be known: transform the model with ``qonnx.transformation.infer_shapes.InferShapes``.
+    It makes models of single nodes with onnx's newest IR version, which the installed onnxruntime has to know.
 
     Args:
         spec: of an int8 or binary policy, with or without sides.
@@ -49,14 +48,14 @@ class Quants(Integers):
     def quant(self, x: str, bits: int, signed: bool, rounding: str) -> str:
         """x, cut to the integers of that many bits, without the lowest if signed, and rounded."""
         ends = {"signed": int(signed), "narrow": int(signed), "rounding_mode": rounding}
-        return self.node("Quant", x, ONE, NOTHING, np.float32(bits), domain=DOMAIN, **ends)
+        return self.node("Quant", x, 1, 0, bits, domain=DOMAIN, **ends)
 
     def int8(self, x: str, low: int = -precision.QMAX, whole: bool = False) -> str:
         """Cut first, then floor: the same, since both ends are integers. From 0 to 127 are 7 bits."""
         return self.quant(x, 8 if low else 7, bool(low), "ROUND" if whole else "FLOOR")
 
     def sign(self, y: str) -> str:
-        return self.node("BipolarQuant", y, ONE, domain=DOMAIN)
+        return self.node("BipolarQuant", y, 1, domain=DOMAIN)
 
     def multiplied(self, index: int, weight: np.ndarray, x: str) -> str:
         if index not in self.weights:

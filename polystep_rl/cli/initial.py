@@ -82,14 +82,27 @@ def initial(env: Env | HostEnv, config: TrainConfig) -> Initial:
         return Initial(spec, params, (spec, params), {})
     if spec.precision != "float32":
         raise UsageError(f"--init {config.init}: it is {spec.precision}; only a float32 policy becomes {config.policy}")
+    copies = config.weight_copies if config.policy == "binary" else 1
+    free = config.algo not in GRADIENT  # which have no such heads
+    return quantised(env, spec, params, config.policy, config.init_widen, copies, free)
+
+
+def quantised(
+    env: Env | HostEnv,
+    spec: PolicySpec,
+    params: Params,
+    precision: str,
+    widen: int = 1,
+    copies: int = 1,
+    free_head: bool = True,
+) -> Initial:
+    """A float32 policy in another precision, calibrated on episodes of its own; arguments as those of `quantise`."""
     policy = mlp_policy(spec)
     act = functools.partial(policy.act_deployed, policy.deploy(params))
     rows = observations(env, jax.random.key(CALIBRATION_SEED), EPISODES, act)
     if len(rows) > MOST:
         rows = np.random.default_rng(CALIBRATION_SEED).permutation(rows)[:MOST]
-    copies = config.weight_copies if config.policy == "binary" else 1
-    free = config.algo not in GRADIENT  # which have no such heads
-    made = quantise(spec, params, config.policy, rows, config.init_widen, weight_copies=copies, free_head=free)
+    made = quantise(spec, params, precision, rows, widen, weight_copies=copies, free_head=free_head)
     report = {"chosen": made.chosen, "measured": made.measured, "observations": len(rows)}
     return Initial(made.spec, made.params, (spec, params), report)
 

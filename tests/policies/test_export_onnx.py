@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from helpers import observations, random_policy
 
-from polystep_rl.policies import deployed, mlp_policy
+from polystep_rl.policies import integers, mlp_policy
+from polystep_rl.policies.forward import normalised
 from polystep_rl.policies.precision import action_plan
 from polystep_rl.policies.runtime import Network
 from polystep_rl.types import PolicySpec, Sides
@@ -13,7 +14,8 @@ from polystep_rl.types import PolicySpec, Sides
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from polystep_rl.policies.export.onnx import IR_VERSION, onnx_model  # noqa: E402
+from polystep_rl.policies.export.graph import IR_VERSION  # noqa: E402
+from polystep_rl.policies.export.onnx import onnx_model  # noqa: E402
 from polystep_rl.policies.export.qonnx import qonnx_model  # noqa: E402
 
 COUNT = 4000
@@ -91,29 +93,41 @@ def in_qonnx(model, obs, monkeypatch):
     return execute_onnx(ModelWrapper(model).transform(InferShapes()), {"obs": obs})["action"]
 
 
-def check_exact(policy, params, monkeypatch):
-    obs = seen(policy)
-    want = in_jax(policy, params, obs)
+def exported(tool, policy, params, obs, monkeypatch):
+    """Actions (n, ...) of the exported model."""
+    if tool == "onnx":
+        return in_onnx(onnx_model(policy.spec, params), obs)
+    return in_qonnx(qonnx_model(policy.spec, params, batch=len(obs)), obs, monkeypatch)
+
+
+def check_exact(tool, policy, params, obs, monkeypatch):
+    want, found = in_jax(policy, params, obs), exported(tool, policy, params, obs, monkeypatch)
+    assert found.dtype == want.dtype and found.shape == want.shape
     assert len(np.unique(want, axis=0)) >= min(3, policy.spec.action_size)
-    found = in_onnx(onnx_model(policy.spec, params), obs)
-    assert found.dtype == want.dtype and found.shape == want.shape
-    np.testing.assert_array_equal(found, want)
-    found = in_qonnx(qonnx_model(policy.spec, params, batch=COUNT), obs, monkeypatch)
-    assert found.dtype == want.dtype and found.shape == want.shape
     np.testing.assert_array_equal(found, want)
 
 
+TOOLS = pytest.mark.parametrize("tool", ["onnx", "qonnx"])
+
+
+@TOOLS
 @pytest.mark.parametrize("case", EXACT)
-def test_integers_are_exact(case, monkeypatch):
+def test_integers_are_exact(case, tool, monkeypatch):
     policy, params = made(*EXACT[case])
-    assert deployed(policy.spec, params)["input"]["zero_point"].any()
-    check_exact(policy, params, monkeypatch)
+    assert integers(policy.spec, params)["input"]["zero_point"].any()
+    check_exact(tool, policy, params, seen(policy), monkeypatch)
+
+
+@TOOLS
+@pytest.mark.parametrize("case", WITH_SIDES)
+def test_sides_are_exact(case, tool, monkeypatch):
+    policy, params = with_sides(*WITH_SIDES[case])
+    check_exact(tool, policy, params, seen(policy), monkeypatch)
 
 
 @pytest.mark.parametrize("case", WITH_SIDES)
-def test_sides_are_exact_and_share_their_weights(case, monkeypatch):
+def test_sides_share_their_weights(case):
     policy, params = with_sides(*WITH_SIDES[case])
-    check_exact(policy, params, monkeypatch)
     hidden = len(policy.spec.hidden)
     for model, kind in (
         (onnx_model(policy.spec, params), "MatMulInteger"),
@@ -123,17 +137,25 @@ def test_sides_are_exact_and_share_their_weights(case, monkeypatch):
         assert len(products) == 2 * (hidden + 1) and len(set(products)) == hidden + 1
 
 
+@TOOLS
 @pytest.mark.parametrize("precision", ["int8", "binary"])
-def test_extreme_weights_do_not_saturate(precision, monkeypatch):
+def test_extreme_weights_do_not_saturate(precision, tool, monkeypatch):
     """All inputs and weights at their ends, where the products of uint8 by int8 would leave 16 bits."""
     policy, params = random_policy(0, precision, (), "discrete", 64, 8)
     rng = np.random.default_rng(0)
     params["0"]["w"] = np.where(rng.random((8, 64)) < 0.9, 9, -9).astype(np.float32)
     obs = np.where(rng.random((COUNT, 64)) < 0.9, np.float32(3e38), np.float32(-3e38))
-    want = in_jax(policy, params, obs)
-    assert len(set(want)) == 8
-    np.testing.assert_array_equal(in_onnx(onnx_model(policy.spec, params), obs), want)
-    np.testing.assert_array_equal(in_qonnx(qonnx_model(policy.spec, params, None, COUNT), obs, monkeypatch), want)
+    check_exact(tool, policy, params, obs, monkeypatch)
+
+
+@pytest.mark.parametrize("precision, kinds", [("int8", {"UINT8"}), ("binary", {"INT8"})])
+def test_products_are_of_bytes_that_cannot_saturate(precision, kinds):
+    """Whatever the processor of the test: uint8 by uint8, or by int8 of 1 and -1."""
+    policy, params = made(precision, (16,), "discrete", 4, 3, "tanh", {})
+    weights = [i for i in onnx_model(policy.spec, params).graph.initializer if i.name.startswith("weight")]
+    assert {onnx.TensorProto.DataType.Name(i.data_type) for i in weights} == kinds and len(weights) == 2
+    if precision == "binary":
+        assert {int(x) for i in weights for x in np.unique(onnx.numpy_helper.to_array(i))} == {-1, 1}
 
 
 FLOATS = [((), {}), ((16,), {}), ((16, 8), {"activation": "relu"}), ((130,), {}), ((16,), {"squash": "clip"})]
@@ -147,7 +169,8 @@ def test_floats_agree_to_rounding(precision, hidden, changes):
     obs = seen(policy)
     found = in_onnx(onnx_model(policy.spec, params), obs)
     assert found.dtype == np.float32 and found.shape == (COUNT, 4)
-    error = np.abs(found - in_jax(policy, params, obs)).max(axis=1)
+    wide = np.abs(normalised(policy.spec, obs)).max(axis=1)  # sums of large terms have large errors
+    error = np.abs(found - in_jax(policy, params, obs)).max(axis=1) / np.maximum(1, wide / 100)
     if precision == "float32":
         assert error.max() < 1e-5
     assert np.mean(error < 1e-5) > 0.998  # a rounded unit may fall to the other side
@@ -176,26 +199,27 @@ def test_float_sides(hidden):
     np.testing.assert_allclose(in_onnx(onnx_model(policy.spec, params), obs), in_jax(policy, params, obs), atol=1e-5)
 
 
-def test_equals_go_to_the_first(monkeypatch):
-    for precision in ("int8", "float32"):
-        policy, params = random_policy(0, precision, (), "multidiscrete", 4, 5)
-        params = jax.tree.map(lambda p: np.repeat(np.asarray(p)[:1], len(p), axis=0), params)
-        obs = seen(policy)
-        assert not in_onnx(onnx_model(policy.spec, params), obs).any()
-    policy, params = random_policy(0, "int8", (), "multidiscrete", 4, 5)
-    params = jax.tree.map(np.zeros_like, params)
-    assert not in_qonnx(qonnx_model(policy.spec, params, batch=COUNT), obs, monkeypatch).any()
+@pytest.mark.parametrize("tool, precision", [("onnx", "float32"), ("onnx", "int8"), ("qonnx", "int8")])
+def test_equals_go_to_the_first(tool, precision, monkeypatch):
+    policy, params = random_policy(0, precision, (), "multidiscrete", 4, 5)
+    params = jax.tree.map(lambda p: np.repeat(np.asarray(p)[:1], len(p), axis=0), params)
+    assert not exported(tool, policy, params, seen(policy), monkeypatch).any()
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
-def test_one_observation_is_a_row_of_many(precision, monkeypatch):
+def test_one_observation_is_a_row_of_many(precision):
     policy, params = made(precision, (16,), "box", 4, 3, "tanh", {})
     obs, model = seen(policy)[:20], onnx_model(policy.spec, params)
-    many = in_onnx(model, obs)
-    np.testing.assert_allclose(many, np.concatenate([in_onnx(model, obs[i : i + 1]) for i in range(20)]), atol=1e-6)
-    if precision != "float32":
-        one = in_qonnx(qonnx_model(policy.spec, params), obs[:1], monkeypatch)
-        np.testing.assert_array_equal(one, many[:1])
+    ones = np.concatenate([in_onnx(model, obs[i : i + 1]) for i in range(20)])
+    np.testing.assert_allclose(in_onnx(model, obs), ones, atol=1e-6 if precision == "float32" else 0)
+
+
+@pytest.mark.parametrize("precision", ["int8", "binary"])
+def test_one_observation_in_qonnx(precision, monkeypatch):
+    policy, params = made(precision, (16,), "box", 4, 3, "tanh", {})
+    for obs in seen(policy)[:3, None]:
+        check = in_qonnx(qonnx_model(policy.spec, params), obs, monkeypatch)
+        np.testing.assert_array_equal(check, in_jax(policy, params, obs))
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -220,7 +244,7 @@ def test_metadata_comes_back(tmp_path):
     assert [(i.name, i.shape, i.type) for i in session.get_outputs()] == [("action", ["N"], "tensor(int32)")]
 
 
-def test_the_widths_are_said_in_qonnx(monkeypatch):
+def test_the_widths_are_said_in_qonnx():
     pytest.importorskip("qonnx")
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.infer_datatypes import InferDataTypes
@@ -240,7 +264,9 @@ def test_quantise_dequantise_is_near(hidden, activation, changes):
     policy, params = made("int8", hidden, "box", 6, 4, activation, changes)
     model, obs = onnx_model(policy.spec, params, qdq=True), seen(policy)
     steps = np.abs(in_onnx(model, obs) - in_jax(policy, params, obs)) / action_plan(policy.spec).step
-    print(hidden, activation, changes, np.quantile(steps, [0.5, 0.9, 0.99, 0.999, 1]))
+    steep = 2.7 if changes else 1.0  # of the table, where it is steepest
+    assert np.quantile(steps, 0.999) < 0.55 * steep + 0.5 * bool(changes)  # what is rounded here, and by the table
+    assert steps.max() < (0.5 + len(hidden)) * steep + 0.5 * bool(changes) + 1e-3
     kinds = [node.op_type for node in model.graph.node]
     assert kinds.count("QuantizeLinear") == len(hidden) + 1 and kinds.count("DequantizeLinear") == 2 * len(hidden) + 2
     assert {i.data_type for i in model.graph.initializer if i.name.startswith("weight")} == {onnx.TensorProto.INT8}
@@ -249,9 +275,8 @@ def test_quantise_dequantise_is_near(hidden, activation, changes):
 def test_quantise_dequantise_chooses_alike():
     policy, params = made("int8", (16, 8), "discrete", 6, 4, "tanh", {})
     obs = seen(policy)
-    same = np.mean(in_onnx(onnx_model(policy.spec, params, qdq=True), obs) == in_jax(policy, params, obs))
-    print(same)
-    assert same > 0.99
+    same = in_onnx(onnx_model(policy.spec, params, qdq=True), obs) == in_jax(policy, params, obs)
+    assert same.mean() > 0.995
 
 
 def test_what_cannot_be_is_said_in_a_line():
