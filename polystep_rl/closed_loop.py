@@ -86,7 +86,7 @@ class _HostLoop:
         self._seeds = np.asarray(jax.random.randint(key, (episodes,), 0, MAX_SEED), np.int64)
         self._lanes = asked(env.lanes, episodes, 1, int(self._seeds[0]))
         space = env.spec.action_space
-        self._nothing = np.zeros((episodes, *space.shape), np.float32 if hasattr(space, "low") else np.int32)
+        self._nothing = np.stack([np.asarray(space.sample())] * episodes)  # a reset ignores it
 
     def begin(self) -> np.ndarray:
         return self._tick(np.arange(len(self._seeds)), self._nothing, self._seeds)[0]

@@ -41,8 +41,10 @@ class Vectors(NamedTuple):
         return Vectors(self.obs[rows], self.actions[rows])
 
 
-def describe(spec: PolicySpec, meta: dict[str, Any], names: tuple[str, ...], control_dt: float | None) -> dict[str, Any]:
-    """``meta`` with all that whoever feeds the policy must know: names, scales, clips and units of what goes in and out."""
+def describe(
+    spec: PolicySpec, meta: dict[str, Any], names: tuple[str, ...], control_dt: float | None
+) -> dict[str, Any]:
+    """``meta`` with all that whoever feeds the policy must know: names, scales and clips of what goes in and out."""
     scale = np.asarray(spec.obs_scale)
     integer = spec.precision in INTEGER_PRECISIONS
     reach = QMAX / INPUT_UNIT if integer else 1e6
@@ -67,7 +69,9 @@ def describe(spec: PolicySpec, meta: dict[str, Any], names: tuple[str, ...], con
     }
 
 
-def write_c(folder: Path, name: str, spec: PolicySpec, params: Params, meta: dict[str, Any], vectors: Vectors) -> Source:
+def write_c(
+    folder: Path, name: str, spec: PolicySpec, params: Params, meta: dict[str, Any], vectors: Vectors
+) -> Source:
     """``NAME.h`` and ``NAME.c``."""
     spec, params = frozen(spec, params)
     few = vectors.first(max(4, min(32, EMBEDDED_FLOATS // spec.obs_size)))
@@ -153,7 +157,7 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-TEST_PROGRAM = """/* Runs the self-test and all vectors of test_vectors.h; the exit code is 0 when every action is right. */
+TEST_PROGRAM = """/* Runs the self-test and the vectors of test_vectors.h; the exit code is 0 when every action is right. */
 #include "$.h"
 #include "test_vectors.h"
 #include <stdio.h>

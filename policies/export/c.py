@@ -70,7 +70,7 @@ def c_source(
     check_name(name)
     numbers = deployed(spec, params)
     integer = spec.precision in INTEGER_PRECISIONS
-    body = IntegerSource(spec, numbers) if integer else FloatSource(spec, numbers)
+    body: IntegerSource | FloatSource = (IntegerSource if integer else FloatSource)(spec, numbers)
     functions = body.emit()
     arrays, facts = body.arrays, about or []
     source = "\n".join(
@@ -86,9 +86,8 @@ def c_source(
             _selftest(spec, *vectors),
         ]
     )
-    header = _header(spec, body.input_size if integer else 0, arrays.bytes, facts, observation_names)
-    filled = (kernels.fill(text, name) for text in (header, source))
-    return Source(*filled, arrays.bytes, body.input_size if integer else 0)
+    header = _header(spec, body.input_size, arrays.bytes, facts, observation_names)
+    return Source(kernels.fill(header, name), kernels.fill(source, name), arrays.bytes, body.input_size)
 
 
 def comment(lines: list[str]) -> str:

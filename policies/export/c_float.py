@@ -26,6 +26,7 @@ class FloatSource:
 
     def __init__(self, spec: PolicySpec, numbers: dict[str, Any]) -> None:
         self.spec, self.numbers = spec, numbers
+        self.input_size = 0  # no int8 inputs
         self.arrays, self.used = Arrays("$"), [kernels.NORMALISE, kernels.FLOAT_DENSE]
         if spec.head == "box" or (spec.precision == "int8-act" and spec.activation == "relu"):
             self.used.append(kernels.CLAMP)

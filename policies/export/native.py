@@ -23,8 +23,29 @@ BUILD_SECONDS, RUN_SECONDS = 120, 600
 
 DRIVER = """#include "$.h"
 #include <stdio.h>
+#include <time.h>
 
-/* Observations from standard input, actions to standard output; with an argument, the result of the self-test. */
+/* Nanoseconds an action, over and over on the observations of standard input. */
+static int latency(void)
+{
+    static float obs[64][$$_OBS_SIZE];
+    $_action action[$$_ACTION_SIZE];
+    long i, rounds = 0, count = (long)fread(obs, sizeof obs[0], 64, stdin);
+    const clock_t begin = clock();
+    double seconds = 0.0;
+    while (count > 0 && seconds < 0.3) {
+        for (i = 0; i < count; i++) {
+            $_step(obs[i], action);
+        }
+        rounds++;
+        seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
+    }
+    printf("%.3f\\n", count > 0 ? 1e9 * seconds / (double)(rounds * count) : 0.0);
+    return 0;
+}
+
+/* Observations from standard input, actions to standard output; with an argument, the result of the self-test; with
+   two, the latency. */
 int main(int argc, char **argv)
 {
     float obs[$$_OBS_SIZE];
@@ -32,6 +53,9 @@ int main(int argc, char **argv)
     (void)argv;
     $_init();
     $_reset();
+    if (argc > 2) {
+        return latency();
+    }
     if (argc > 1) {
         printf("%d\\n", $_selftest());
         return 0;
@@ -47,7 +71,7 @@ int main(int argc, char **argv)
 """
 
 
-class NativeError(RuntimeError):
+class NativeError(ValueError):
     """A compiler that is missing or refuses, or a program that fails. One line."""
 
 
@@ -55,6 +79,18 @@ def compilers() -> tuple[str, ...]:
     """Those of gcc and clang that are here, else cc; () without any."""
     found = tuple(name for name in COMPILERS if shutil.which(name))
     return found or (("cc",) if shutil.which("cc") else ())
+
+
+def has_sanitizers(compiler: str) -> bool:
+    """Whether a compiler comes with the libraries that its sanitizers need."""
+    with tempfile.TemporaryDirectory(prefix="polystep-rl-native-") as work:
+        source = Path(work) / "empty.c"
+        source.write_text("int main(void)\n{\n    return 0;\n}\n", encoding="utf-8")
+        try:
+            run_tool([compiler, *SANITIZERS, source, "-o", Path(work) / "empty"], BUILD_SECONDS)
+        except NativeError:
+            return False
+    return True
 
 
 def run_tool(command: Sequence[str | Path], seconds: float, **kwargs: object) -> subprocess.CompletedProcess:
@@ -83,7 +119,7 @@ class Program:
         try:
             driver = self._path("driver.c")
             driver.write_text(fill(DRIVER, name), encoding="utf-8")
-            command = [compiler, *WARNINGS, *flags, f"-I{folder}", driver, Path(folder) / f"{name}.c"]
+            command: list[str | Path] = [compiler, *WARNINGS, *flags, f"-I{folder}", driver, Path(folder) / f"{name}.c"]
             run_tool([*command, "-o", self._path("program"), "-lm"], BUILD_SECONDS)
         except BaseException:
             self.close()
@@ -97,7 +133,7 @@ class Program:
         np.ascontiguousarray(obs, np.float32).tofile(self._path("obs"))
         with open(self._path("obs"), "rb") as given, open(self._path("actions"), "wb") as taken:
             run_tool([self._path("program")], RUN_SECONDS, stdin=given, stdout=taken)
-        found = np.fromfile(self._path("actions"), action_type(self._spec))
+        found: np.ndarray = np.fromfile(self._path("actions"), action_type(self._spec))
         if found.size != len(obs) * action_count(self._spec):
             raise NativeError(f"program: {found.size} numbers for {len(obs)} observations")
         return found.reshape(len(obs), -1)
@@ -106,6 +142,13 @@ class Program:
         """Mismatches of the embedded vectors."""
         done = run_tool([self._path("program"), "selftest"], RUN_SECONDS, stdout=subprocess.PIPE)
         return int(done.stdout)
+
+    def latency(self, obs: np.ndarray) -> float:
+        """Nanoseconds an action, over some of the observations (n, o)."""
+        np.ascontiguousarray(obs[:64], np.float32).tofile(self._path("obs"))
+        with open(self._path("obs"), "rb") as given:
+            done = run_tool([self._path("program"), "time", "it"], RUN_SECONDS, stdin=given, stdout=subprocess.PIPE)
+        return float(done.stdout)
 
     def close(self) -> None:
         """Remove what was built."""
@@ -127,7 +170,15 @@ class Library:
         self._spec = spec
         with tempfile.TemporaryDirectory(prefix="polystep-rl-native-") as work:
             target = Path(work) / "policy.so"
-            command = [compiler, *WARNINGS, "-O2", "-fPIC", "-shared", f"-I{folder}", Path(folder) / f"{name}.c"]
+            command: list[str | Path] = [
+                compiler,
+                *WARNINGS,
+                "-O2",
+                "-fPIC",
+                "-shared",
+                f"-I{folder}",
+                Path(folder) / f"{name}.c",
+            ]
             run_tool([*command, "-o", target, "-lm"], BUILD_SECONDS)
             try:
                 library = ctypes.CDLL(str(target))
@@ -139,7 +190,7 @@ class Library:
     def act(self, obs: np.ndarray) -> np.ndarray:
         """Actions (n, entries) for observations (n, o)."""
         obs = np.ascontiguousarray(obs, np.float32).reshape(-1, self._spec.obs_size)
-        actions = np.empty((len(obs), action_count(self._spec)), action_type(self._spec))
+        actions: np.ndarray = np.empty((len(obs), action_count(self._spec)), action_type(self._spec))
         for row, action in zip(obs, actions, strict=True):
             self._step(row.ctypes.data, action.ctypes.data)
         return actions

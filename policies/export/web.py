@@ -47,12 +47,12 @@ def web_page(spec: PolicySpec, params: Params, metadata: dict[str, Any]) -> str:
     # The page's policy lets the browser run this script and no other: whatever got into the page stays text.
     code = template.rpartition("<script>")[2].partition("</script>")[0]
     fills = {
-        "TITLE": f"{ENV} on {total} bytes",
+        "TITLE": f"{ENV} on {total:,} bytes",
         "BYTES": f"{total:,}",
         "FLOAT_BYTES": f"{float_total:,}",
         "SHARE": f"{100 * total / float_total:.1f}",
         "SMALLER": f"{float_total / total:.1f}",
-        "PARTS": " + ".join(f"{count:,} {name}" for name, count in size.items()),
+        "PARTS": ", ".join(f"{count:,} for {name}" for name, count in size.items()),
         "PRECISION": spec.precision,
         "FACTS": _facts(spec, metadata),
         "NETWORK": _embed(_network(numbers)),
@@ -122,7 +122,7 @@ def _network(numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _words(weight: np.ndarray) -> list[list[int]]:
-    """Weights (m, k) of -1 and 1 as rows of 32-bit words: input j is bit j % 32 of word j // 32, 1 for a weight of 1."""
+    """Weights (m, k) of -1 and 1 as rows of 32-bit words: input j is bit j % 32 of word j // 32, set for a 1."""
     padded = np.zeros((len(weight), math.ceil(weight.shape[1] / 32) * 32), bool)
     padded[:, : weight.shape[1]] = weight > 0
     return np.packbits(padded, axis=1, bitorder="little").view("<u4").tolist()

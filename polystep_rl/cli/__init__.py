@@ -1,4 +1,4 @@
-"""The command line: ``polystep-rl train | compare | report | eval | play | envs | doctor``.
+"""The command line: ``polystep-rl COMMAND``, of which `COMMANDS` are the names.
 
 Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted. With ``--json`` the last line of standard output is one JSON
 object, and nothing else goes there.
@@ -18,6 +18,8 @@ COMMANDS = {
     "report": "one self-contained HTML page from any runs or comparisons",
     "eval": "evaluate a trained policy on fresh episodes",
     "play": "roll a trained policy in the Gymnasium environment of its id and write a GIF or MP4",
+    "export": "write a trained policy as C, ONNX, a web page, or a bundle of them with tests and a report",
+    "verify": "show that all that a bundle holds acts exactly like the trained policy",
     "envs": "list environments, or check one of your own",
     "doctor": "show versions and devices, and run a self-test of a few seconds",
 }

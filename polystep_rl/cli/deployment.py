@@ -19,7 +19,7 @@ from polystep_rl.envs.facts import control_dt, observation_names
 from polystep_rl.policies import mlp_policy
 from polystep_rl.policies.export import bundle
 from polystep_rl.policies.export.vectors import Comparer, random_observations
-from polystep_rl.policies.io import find_policy, load_policy
+from polystep_rl.policies.io import find_policy
 from polystep_rl.sysinfo import git_commit, package_versions
 from polystep_rl.train import streams
 from polystep_rl.types import Env, HostEnv, Params, PolicySpec
