@@ -157,7 +157,7 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-TEST_PROGRAM = """/* Runs the self-test and the vectors of test_vectors.h; the exit code is 0 when every action is right. */
+TEST_PROGRAM = """/* Runs the self-test and the vectors of test_vectors.h; the exit code is 0 where all are right. */
 #include "$.h"
 #include "test_vectors.h"
 #include <stdio.h>
