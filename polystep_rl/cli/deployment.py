@@ -171,7 +171,9 @@ def write_web(given: Trained, folder: Path, name: str) -> dict[str, Any]:
     """``policy.html``."""
     from polystep_rl.policies.export.web import web_page
 
-    page = web_page(given.spec, given.params, described(given, name))
+    played = rolled(given, Reference(given.spec, given.params).act, episodes=100, part=1)
+    meta = {**described(given, name), "return": float(played.returns.mean())}
+    page = web_page(given.spec, given.params, meta)
     bundle.write_text(folder / "policy.html", page)
     return {"bytes": len(page.encode()), "files": ["policy.html"]}
 
