@@ -98,8 +98,8 @@ def integers(spec: PolicySpec, params: Params) -> dict[str, Any]:
 def integer_weights(layer: LayerPlan, w: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
     """The integers of latents w (m, k), b (m,), as float64: what the policy deploys."""
     w, b = np.asarray(w, np.float32), np.asarray(b, np.float32)
-    weight = precision.integer_weight(np, w, layer.weight_max)
     with np.errstate(over="ignore"):
+        weight = precision.integer_weight(np, w, layer.weight_max)
         bias = np.rint(np.where(np.isnan(b), np.float32(0), b) * np.float32(layer.bias_unit))
     return weight.astype(np.float64), np.clip(bias, -layer.bias_max, layer.bias_max).astype(np.float64)
 

@@ -62,7 +62,7 @@ def test_every_source_file_is_in_the_wheel(wheel):
         f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, inside in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".yaml", ".json", ".html", ".typed"}
+        if path.suffix in {".py", ".yaml", ".json", ".html", ".typed", ".c", ".h", ".ld"}
     }
     found = {name for name in wheel.namelist() if name.startswith("polystep_rl/")}
     assert "polystep_rl/py.typed" in found and "polystep_rl/envs/__init__.py" in found
@@ -75,7 +75,7 @@ def test_metadata(wheel):
     assert facts["License-Expression"] == "Apache-2.0"
     assert facts["Requires-Python"] == ">=3.11"
     extras = {"play", "video", "baselines", "mujoco", "box2d", "envpool", "ray", "humanoid", "export", "track", "tune"}
-    extras |= {"test", "all"}
+    extras |= {"fpga", "test", "all"}
     assert set(facts.get_all("Provides-Extra")) == extras
     core = [line for line in facts.get_all("Requires-Dist") if "extra ==" not in line]
     assert not [line for line in core if line.startswith(("torch", "evosax", "mujoco", "matplotlib", "scipy"))]

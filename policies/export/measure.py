@@ -85,7 +85,7 @@ def sizes(folder: Path, name: str, cpu: str, flags: Sequence[str] = (), entry: s
         policy, least, listing = work / "policy.o", work / "least.o", work / "program.map"
         _compile([*shared, "-fcallgraph-info=su", "-c", Path(folder) / f"{name}.c", "-o", policy], work)
         _compile([*shared, "-c", BOARD / "least.c", "-o", least], work)
-        last = [policy, least, "-lm", "-o", work / "program.elf"]
+        last: list[str | Path] = [policy, least, "-lm", "-o", work / "program.elf"]
         _compile([*shared, *LINK, "-Wl,-e,main", f"-Wl,-Map={listing}", *last], work)
         pieces = parse_map(listing.read_text(encoding="utf-8", errors="replace"))
         graph = policy.with_suffix(".ci").read_text(encoding="utf-8", errors="replace")
