@@ -47,8 +47,8 @@ void toy_step(const float *obs, toy_action *action)
 }
 """
 LOOP = """__asm__(".syntax unified\\n.thumb\\n.section .text.toy_step\\n.global toy_step\\n.thumb_func\\n"
-        ".type toy_step,%function\\ntoy_step: movw r3, #{times}\\n1: subs r3, #1\\nnop\\nbne 1b\\n"
-        "bx lr\\n.size toy_step, .-toy_step\\n.text\\n");
+        ".type toy_step,%function\\ntoy_step: movw r3, #{times}\\n1: subs r3, #1\\nnop\\nbne 1b\\nbx lr\\n"
+        ".size toy_step, .-toy_step\\n.text\\n");
 """
 INT8 = """void toy_step_int8(const int8_t *input, toy_action_int8 *action)
 {
@@ -206,6 +206,15 @@ def test_a_program_that_hangs_is_stopped(tmp_path, monkeypatch):
     folder = toy(tmp_path, "void toy_step(const float *obs, toy_action *action) { while (obs) { action[0] = 0; } }\n")
     with pytest.raises(ToolError, match="qemu-system-arm: stopped after"):
         instructions(folder, "toy", "cortex-m4", obs())
+
+
+@needs_qemu
+def test_a_count_beyond_the_timer_is_refused(tmp_path, monkeypatch):
+    slow = ["shift=10" if word.startswith("shift=") else word for word in measure.EMULATION]
+    monkeypatch.setattr(measure, "EMULATION", slow)
+    folder = toy(tmp_path, LOOP.replace("{times}", "60000"))
+    with pytest.raises(ToolError, match="more instructions than the timer can count"):
+        instructions(folder, "toy", "cortex-m4", np.zeros((1_000, 4), np.float32))
 
 
 @needs_gcc

@@ -17,4 +17,7 @@ void board_exit(int code) __attribute__((noreturn));
    the same virtual time (-icount of QEMU), a difference of ticks is a count of instructions. */
 uint32_t board_ticks(void);
 
+/* Whether the ticks have passed 2^32 since the start. */
+int board_ticks_wrapped(void);
+
 #endif

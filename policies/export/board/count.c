@@ -38,5 +38,9 @@ int main(void)
         board_print_number((int32_t)ticks(&entries[i]));
         board_print("\n");
     }
+    if (board_ticks_wrapped()) {
+        board_print("more instructions than the timer can count");
+        return 1;
+    }
     return 0;
 }
