@@ -39,7 +39,6 @@ def test_the_same_on_an_emulated_board(tmp_path: Path) -> None:
 
 def test_the_c_of_the_example_is_what_is_exported(tmp_path: Path) -> None:
     """But for the embedded observations, which the simulator's last bits decide."""
-    pytest.importorskip("numpy")
     policy = EXAMPLES / "policies" / "cartpole"
     assert main(["export", str(policy), "--to", "c", "--name", "cartpole", "--out", str(tmp_path), "--json"]) == 0
     for name in ("cartpole.h", "cartpole.c"):

@@ -17,6 +17,7 @@ from polystep_rl.policies.export import kernels
 from polystep_rl.policies.export.arrays import Arrays
 from polystep_rl.policies.export.c_float import FloatSource
 from polystep_rl.policies.export.c_integer import IntegerSource
+from polystep_rl.policies.export.vectors import TOLERANCE
 from polystep_rl.policies.precision import INTEGER_PRECISIONS
 from polystep_rl.types import Params, PolicySpec
 
@@ -25,7 +26,6 @@ KEYWORDS = frozenset(
     "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while class new "
     "delete this template namespace operator private public protected virtual try catch throw using bool main".split()
 )
-TOLERANCE = 1e-5  # of the half-width of the box: how near the self-test of a float policy must come
 
 
 class Source(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -12,14 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from polystep_rl.cli import UsageError, assemble
-from polystep_rl.cli.initial import quantised, read_policy
+from polystep_rl.cli.initial import is_foreign, quantised, read_policy
 from polystep_rl.cli.simulate import Task, make_env
 from polystep_rl.closed_loop import Played, play
 from polystep_rl.envs.facts import control_dt, observation_names
 from polystep_rl.policies import mlp_policy
 from polystep_rl.policies.export import bundle
 from polystep_rl.policies.export.vectors import Comparer, random_observations
-from polystep_rl.policies.io import find_policy
 from polystep_rl.sysinfo import git_commit, package_versions
 from polystep_rl.train import streams
 from polystep_rl.types import Env, HostEnv, Params, PolicySpec
@@ -46,8 +44,7 @@ def read(path: Path, which: str | None = None, precision: str | None = None, env
         UsageError: nothing of that name, or options that do not fit it.
         ValueError: damaged or foreign files.
     """
-    foreign = path.suffix == ".zip" or not _ours(path, which)
-    if foreign:
+    if path.suffix == ".zip" or (not path.is_dir() and is_foreign(path)):
         if env is None:
             raise UsageError(f"{path}: does not say for which environment it is; name it with --env")
         spec, params = read_policy(path)
@@ -66,14 +63,6 @@ def read(path: Path, which: str | None = None, precision: str | None = None, env
         spec, params = initial.spec, initial.params
         meta = {**meta, "quantised": initial.report, "eval_return": None}
     return Trained(spec, params, meta, seed, made, task.env)
-
-
-def _ours(path: Path, which: str | None) -> bool:
-    """Whether a path holds a policy of our own format, or none at all (`load_run` then says what is wrong)."""
-    with contextlib.suppress(ValueError, OSError):
-        text = find_policy(path, which).with_suffix(".json").read_text(encoding="utf-8")
-        return '"format": "polystep_rl.policy"' in text or "polystep_rl" in text
-    return True
 
 
 class Reference:

@@ -52,13 +52,13 @@ def read_policy(path: Path) -> tuple[PolicySpec, Params]:
         return from_foreign(ForeignMLP(**read_sb3(path)))
     if path.is_dir():
         path = next((path / name for name in CANDIDATES if (path / f"{name}.json").exists()), path / CANDIDATES[0])
-    if _is_foreign(path):
+    if is_foreign(path):
         return from_foreign(load_foreign(path))
     saved = load_policy(path)
     return frozen(saved.spec, saved.params)
 
 
-def _is_foreign(path: Path) -> bool:
+def is_foreign(path: Path) -> bool:
     """Whether a description is not in our own format."""
     try:
         described = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
