@@ -34,68 +34,59 @@ static const int8_t cartpole_zero_point[4] = {
 static int32_t cartpole_quantise(float obs, float multiplier, int32_t zero_point)
 {
     const float product = obs * multiplier;
-    uint32_t bits, mantissa;
-    int32_t exponent, value;
+    uint32_t bits, shift;
+    int32_t value;
     memcpy(&bits, &product, sizeof bits);
-    exponent = (int32_t)((bits >> 23) & 255u) - 150; /* |product| is mantissa * 2^exponent */
-    mantissa = (bits & 0x7fffffu) | 0x800000u;
-    if (exponent == 105 && mantissa != 0x800000u) {
-        return 0;
-    }
-    if (exponent >= 1) {
-        value = 1 << 24; /* beyond every zero point */
-    } else if (exponent < -24) {
-        value = 0;
-    } else {
-        const uint32_t shift = (uint32_t)-exponent;
+    shift = 150u - ((bits >> 23) & 255u); /* |product| is mantissa / 2^shift */
+    if (shift < 32u) {
+        const uint32_t mantissa = (bits & 0x7fffffu) | 0x800000u;
         const uint32_t whole = mantissa >> shift;
-        const uint32_t rest = mantissa & ((1u << shift) - 1u);
-        const uint32_t half = (1u << shift) >> 1;
-        value = (int32_t)(whole + (rest > half || (shift != 0u && rest == half && (whole & 1u) != 0u)));
+        const uint32_t rest = (mantissa << 1) << (31u - shift); /* of 2^32 */
+        value = (int32_t)(whole + (rest + (whole & 1u) > 0x80000000u));
+    } else if ((bits & 0x7fffffffu) > 0x7f800000u) {
+        return 0;
+    } else {
+        value = (int32_t)shift > 0 ? 0 : 1 << 24; /* beyond every zero point */
     }
-    value = (bits >> 31) != 0u ? -value : value;
+    value = (int32_t)bits < 0 ? -value : value;
     value -= zero_point;
-    return value > 127 ? 127 : value < -127 ? -127 : value;
+    return (uint32_t)(value + 127) <= 254u ? value : value < 0 ? -127 : 127;
 }
 
-/* acc += weight x for one-bit weights and int8 inputs: 1 bits add an input, 0 bits subtract it. For every 4 inputs
-   the 16 signed sums are made once, and each output looks its own up by 4 bits of weight. */
-static void cartpole_signed_sums(const uint32_t *weight, const int8_t *x, int32_t *acc, int outputs, int inputs, int copies)
+/* A whole layer of one-bit weights, from int8 inputs to packed signs: bit n is 1 where bias + weight x >= 0. The 16
+   signed sums of every 4 inputs are made first; then each unit looks its own up by 4 bits of weight. */
+static void cartpole_signed_layer(const uint32_t *weight, const int8_t *bias, const int8_t *x, uint32_t *bits)
 {
-    int i, j, c, b, n;
-    for (i = 0; i < inputs; i += 4) {
-        int32_t sums[16];
-        sums[0] = 0;
-        for (b = 0, n = 1; b < 4; b++, n += n) {
-            const int32_t value = i + b < inputs ? (int32_t)x[i + b] : 0;
-            for (j = 0; j < n; j++) {
-                sums[j] -= value;
-                sums[n + j] = sums[j] + 2 * value;
-            }
-        }
-        for (c = 0; c < copies; c++) {
-            for (j = 0; j < outputs; j += 8) {
-                uint32_t word = *weight++;
-                const int end = j + 8 < outputs ? j + 8 : outputs;
-                for (n = j; n < end; n++) {
-                    acc[n] += sums[word & 15u];
-                    word >>= 4;
+    int32_t sums[1][16];
+    uint32_t negative = ~0u; /* the last word has no bits beyond its units */
+    int n, c, g, k;
+    for (g = 0; g < 1; g++) {
+        const int i = 4 * g;
+        const int32_t second = i + 1 < 4 ? x[i + 1] : 0, fourth = i + 3 < 4 ? x[i + 3] : 0;
+        const int32_t third = i + 2 < 4 ? x[i + 2] : 0;
+        const int32_t a = x[i] + second, b = x[i] - second, c = third + fourth, d = third - fourth;
+        int32_t *to = sums[g];
+        to[0] = -a - c; to[1] = b - c; to[2] = -b - c; to[3] = a - c;
+        to[4] = d - a; to[5] = d + b; to[6] = d - b; to[7] = d + a;
+        to[8] = -a - d; to[9] = b - d; to[10] = -b - d; to[11] = a - d;
+        to[12] = c - a; to[13] = c + b; to[14] = c - b; to[15] = c + a;
+    }
+    bias += 8;
+    weight += 1;
+    for (n = (8 - 1) / 8 * 8; n >= 0; n -= 8) { /* backwards, so that unit 0 is shifted in last */
+        weight -= 1 * 1;
+        for (k = 4 * (8 - n < 8 ? 8 - n - 1 : 7); k >= 0; k -= 4) {
+            const uint32_t *word = weight;
+            int32_t sum = *--bias;
+            for (c = 0; c < 1; c++) {
+                for (g = 0; g < 1; g++) {
+                    sum += sums[g][(*word++ >> k) & 15u];
                 }
             }
+            negative = (negative << 1) | ((uint32_t)sum >> 31);
         }
-    }
-}
-
-/* Packed signs: bit i is 1 where acc[i] >= 0. */
-static void cartpole_signs(const int32_t *acc, uint32_t *bits, int count)
-{
-    int i;
-    uint32_t word = 0u;
-    for (i = 0; i < count; i++) {
-        word |= (uint32_t)(acc[i] >= 0) << (i & 31);
-        if ((i & 31) == 31 || i + 1 == count) {
-            bits[i >> 5] = word;
-            word = 0u;
+        if ((n & 31) == 0) {
+            bits[n >> 5] = ~negative;
         }
     }
 }
@@ -144,13 +135,8 @@ static int32_t cartpole_largest(const int32_t *y, int count)
 static void cartpole_network(const int8_t *x, int32_t *acc)
 {
     int i;
-    int32_t acc0[8];
     uint32_t h0[1];
-    for (i = 0; i < 8; i++) {
-        acc0[i] = cartpole_bias0[i];
-    }
-    cartpole_signed_sums(cartpole_weight0, x, acc0, 8, 4, 1);
-    cartpole_signs(acc0, h0, 8);
+    cartpole_signed_layer(cartpole_weight0, cartpole_bias0, x, h0);
     for (i = 0; i < 2; i++) {
         acc[i] = cartpole_bias1[i];
     }

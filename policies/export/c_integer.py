@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from polystep_rl.policies.export import kernels
-from polystep_rl.policies.export.arrays import Arrays, packed_nibbles, packed_rows, smallest
+from polystep_rl.policies.export.arrays import TYPES, Arrays, packed_nibbles, packed_rows, smallest
 from polystep_rl.policies.precision import INPUT_UNIT, action_plan
 from polystep_rl.policies.sides import PHASE_UNIT, first
 from polystep_rl.types import PolicySpec
@@ -45,7 +45,13 @@ class IntegerSource:
             acc, bias = "acc" if last else f"acc{index}", layer["bias"]
             if binary and index > 0:
                 bias = bias + copies * inputs
-            self.arrays.add(f"bias{index}", smallest(bias))
+            bias = smallest(bias)
+            self.arrays.add(f"bias{index}", bias)
+            if binary and not last and index == 0 and _by_units(outputs, inputs, copies):
+                declared.append(f"uint32_t h0[{(outputs + 31) // 32}];")
+                lines.append(self._signed_layer(layer["weight"], bias, inputs, copies))
+                source = "h0"
+                continue
             if not last:
                 declared.append(f"int32_t acc{index}[{outputs}];")
             lines.append(f"for (i = 0; i < {outputs}; i++) {{\n        {acc}[i] = $_bias{index}[i];\n    }}")
@@ -64,6 +70,17 @@ class IntegerSource:
                 lines.append(f"for (i = 0; i < {outputs}; i++) {{\n        h{index}[i] = {call};\n    }}")
         body = "\n    ".join(["int i;", *declared, *lines])
         return f"static void $_network(const int8_t *x, int32_t *acc)\n{{\n    {body}\n}}\n\n"
+
+    def _signed_layer(self, weight: np.ndarray, bias: np.ndarray, inputs: int, copies: int) -> str:
+        """The call that makes the packed signs of a first layer."""
+        packed = packed_nibbles(weight, copies).transpose(2, 1, 0)  # (ceil(m / 8), c, ceil(k / 4))
+        sizes = {"outputs": len(weight), "inputs": inputs, "tables": packed.shape[2], "copies": copies}
+        kernel = kernels.SIGNED_LAYER.replace("{type}", TYPES[str(bias.dtype)])
+        for name, size in {**sizes, "words": packed.size}.items():
+            kernel = kernel.replace(f"{{{name}}}", str(size))
+        self._use(kernel)
+        self.arrays.add("weight0", packed)
+        return "$_signed_layer($_weight0, $_bias0, x, h0);"
 
     def _product(self, index: int, weight: np.ndarray, x: str, acc: str, outputs: int, inputs: int, copies: int) -> str:
         """The call that adds the product of a layer to its accumulators."""
@@ -190,3 +207,11 @@ class IntegerSource:
         return (
             f"{opening}\n    int8_t q[{spec.action_size}];\n    {read}\n    $_step_int8(input, q);\n    {act}\n}}\n\n"
         )
+
+
+def _by_units(outputs: int, inputs: int, copies: int) -> bool:
+    """Whether a first layer is computed unit by unit: where the tables of all its inputs take no more stack.
+
+    Otherwise there is one table at a time, and an accumulator for each unit.
+    """
+    return outputs * copies >= TABLED and 64 * -(-inputs // 4) <= 64 + 4 * outputs
