@@ -17,6 +17,7 @@ from polystep_rl.policies.deployed import frozen
 from polystep_rl.policies.export.arrays import Arrays
 from polystep_rl.policies.export.c import Source, action_count, c_source
 from polystep_rl.policies.export.kernels import fill
+from polystep_rl.policies.export.vectors import TOLERANCE
 from polystep_rl.policies.io import PolicyFileError, save_policy
 from polystep_rl.policies.precision import INPUT_UNIT, INTEGER_PRECISIONS, QMAX
 from polystep_rl.types import Params, PolicySpec
@@ -107,7 +108,7 @@ def write_vectors(folder: Path, name: str, spec: PolicySpec, vectors: Vectors) -
     head = f"/* Observations, as the bits of their floats, and the actions of {name}. */\n#include <stdint.h>\n"
     text = f"{head}#define $$_VECTORS {len(many.obs)}\n\n{arrays.text()}"
     write_text(folder / "test_vectors.h", fill(text, name))
-    tolerance = "0.0f" if spec.precision in INTEGER_PRECISIONS or spec.head != "box" else "1e-5f * reach[j]"
+    tolerance = "0.0f" if spec.precision in INTEGER_PRECISIONS or spec.head != "box" else f"{TOLERANCE!r}f * reach[j]"
     reach = (np.asarray(spec.action_high) - np.asarray(spec.action_low)) / 2
     values = ", ".join(f"{v:.9g}" for v in reach) or "0"
     test = TEST_PROGRAM.replace("{tolerance}", tolerance).replace("{reach}", values)

@@ -16,14 +16,13 @@ from polystep_rl.config import TrainConfig
 from polystep_rl.observations import observations
 from polystep_rl.policies import frozen, load_policy, make_policy, mlp_policy, quantise
 from polystep_rl.policies.convert import ForeignMLP, from_foreign, load_foreign
-from polystep_rl.policies.io import FORMAT
+from polystep_rl.policies.io import FORMAT, find_policy
 from polystep_rl.settings import GRADIENT
 from polystep_rl.types import Env, HostEnv, Params, PolicySpec
 
 FILE = "init_policy"  # in the run folder: where the search started, after quantisation
 EPISODES = 16  # of the float policy, that a quantiser is calibrated on
 MOST = 20_000  # observations of them
-CANDIDATES = ("best_policy", "policy")
 
 
 class Initial(NamedTuple):
@@ -51,7 +50,7 @@ def read_policy(path: Path) -> tuple[PolicySpec, Params]:
             raise UsageError(f"--init {path} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
         return from_foreign(ForeignMLP(**read_sb3(path)))
     if path.is_dir():
-        path = next((path / name for name in CANDIDATES if (path / f"{name}.json").exists()), path / CANDIDATES[0])
+        path = find_policy(path)
     if is_foreign(path):
         return from_foreign(load_foreign(path))
     saved = load_policy(path)
