@@ -2,7 +2,8 @@
 
 Parameters are float32 latents ``{"0": {"w": (m, k), "b": (m,)}, "1": ...}``, matrices (out, in), drawn as N(0, 1) for
 weights and N(0, 0.1) for biases in every precision; ``precision.py`` says what each of them becomes. ``deploy`` has
-the same tree: scaled floats, or integers held in float32. Constants (input scales, requantisation, the action box)
+the same tree: scaled floats, or integers held in float32; one-bit weights, where an input has no more than one, are
+packed into words, (m, ceil(k / 32)) uint32. Constants (input scales, requantisation, the action box)
 are closed over and never enter the batch; but where input scales still change, as statistics of the observations do
 during a search, they travel with the parameters under ``"input"``, and `frozen` makes constants of them.
 """
@@ -112,6 +113,7 @@ def init_params(spec: PolicySpec, key: Key) -> Params:
 def _integer_functions(spec: PolicySpec) -> Functions:
     """(deploy, act_deployed) of the int8 and binary policies; what is in the lanes is always an integer."""
     plans, inputs = precision.plan(spec), precision.input_plan(spec)
+    packed = spec.precision == "binary" and spec.weight_copies == 1
     box = precision.action_plan(spec) if spec.head == "box" else None
 
     def rounded(latent: Array, unit: float, limit: int) -> Array:
@@ -126,17 +128,22 @@ def _integer_functions(spec: PolicySpec) -> Functions:
         for index, layer in enumerate(plans):
             latent = params[str(index)]
             w = precision.integer_weight(jnp, jnp.asarray(latent["w"], jnp.float32), layer.weight_max)
+            w = layers.pack(w.T).T if packed else w
             deployed[str(index)] = {"w": w, "b": rounded(latent["b"], layer.bias_unit, layer.bias_max)}
         return deployed
 
     def network(deployed: Params, x: Array) -> Array:
         """The accumulators of the last layer."""
         for index, layer in enumerate(plans):
-            x = layers.dense(deployed[str(index)]["w"], deployed[str(index)]["b"], x)
+            w, b = deployed[str(index)]["w"], deployed[str(index)]["b"]
+            if not packed:
+                x = layers.dense(w, b, x)
+            else:
+                x = layers.agreement_dense(w, b, x, layer.fan_in) if index else layers.packed_dense(w, b, x)
             if index == len(plans) - 1:
                 break
             if layer.activation == "sign":
-                x = sign_pm1(x)
+                x = layers.pack(x) if packed else sign_pm1(x)
             else:
                 x = layers.requantise(x, layer.mult, layer.shift, 0 if layer.activation == "requant_relu" else -QMAX)
         return x

@@ -9,7 +9,7 @@ import pytest
 from helpers import numpy_int32_actions, observations, random_policy, spec
 
 from polystep_rl.policies import bounds, integers, mlp_policy, sign_pm1
-from polystep_rl.policies.layers import argmax_first, requantise
+from polystep_rl.policies.layers import agreement_dense, argmax_first, dense, pack, packed_dense, requantise
 from polystep_rl.policies.precision import EXACT, TABLE_STD, action_plan, plan, tanh_table
 from polystep_rl.policies.runtime import actions
 
@@ -148,9 +148,35 @@ def test_deployed_arrays_hold_bounded_integers(precision):
     deployed = policy.deploy(params)
     for index, layer in enumerate(plan(policy.spec)):
         w, b = np.asarray(deployed[str(index)]["w"]), np.asarray(deployed[str(index)]["b"])
-        assert np.all(w == np.rint(w)) and np.all(b == np.rint(b))
-        assert np.abs(w).max() <= layer.weight_max and np.abs(b).max() <= layer.bias_max
-        assert precision == "int8" or set(np.unique(w)) == {-1, 1}
+        assert np.all(b == np.rint(b)) and np.abs(b).max() <= layer.bias_max
+        if precision == "int8":
+            assert np.all(w == np.rint(w)) and np.abs(w).max() <= layer.weight_max
+        else:
+            bits = unpacked(w, 32 * w.shape[1])
+            np.testing.assert_array_equal(bits[:, : layer.fan_in], np.asarray(params[str(index)]["w"]) >= 0)
+            assert not bits[:, layer.fan_in :].any()
+
+
+def unpacked(words, fan_in):
+    """(m, k) of 0 and 1 from words (m, ceil(k / 32))."""
+    return np.stack([words[:, i // 32] >> np.uint32(i % 32) & 1 for i in range(fan_in)], axis=1)
+
+
+@pytest.mark.parametrize("fan_in", [1, 31, 32, 33, 64, 65, 100, 348, 2100])
+def test_packed_layers_are_dense_layers_of_signs(fan_in):
+    rng = np.random.default_rng(fan_in)
+    lanes, outputs = 5, 7
+    w = rng.choice([-1.0, 1.0], size=(outputs, fan_in, lanes)).astype(np.float32)
+    b = rng.integers(-300, 300, size=(outputs, lanes)).astype(np.float32)
+    words = jnp.moveaxis(pack(jnp.moveaxis(w, 1, 0)), 0, 1)
+    np.testing.assert_array_equal(unpacked(np.asarray(words), fan_in), w > 0)
+    x = rng.integers(-127, 128, size=(fan_in, lanes)).astype(np.float32)
+    np.testing.assert_array_equal(packed_dense(words, b, x), dense(w, b, x))
+    signs = np.where(x >= 0, np.float32(1), np.float32(-1))
+    np.testing.assert_array_equal(agreement_dense(words, b, pack(x), fan_in), dense(w, b, signs))
+    # one policy on many observations, and many policies on one observation
+    np.testing.assert_array_equal(packed_dense(words[..., 0], b[..., 0], x), dense(w[..., 0], b[..., 0], x))
+    np.testing.assert_array_equal(packed_dense(words, b, x[:, 0]), dense(w, b, x[:, 0]))
 
 
 @pytest.mark.parametrize("precision", ["int8", "binary"])
