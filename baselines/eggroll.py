@@ -27,7 +27,7 @@ import optax
 from polystep_rl.baselines import shaping as shapings
 from polystep_rl.baselines import spsa
 from polystep_rl.baselines.spsa import DescentState, Members
-from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, Strategy
+from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, Strategy, Structured
 
 HIGHEST = jax.lax.Precision.HIGHEST  # some GPUs would round the factors to 10 bits
 
@@ -53,20 +53,24 @@ def perturbed_product(w: Array, a: Array, b: Array, sigma: float | Array, x: Arr
     """(W + sigma A B^T / sqrt(r)) x without the sum: W x + sigma / sqrt(r) A (B^T x).
 
     O(r (m + k)) per member besides W x, which all members share. For float weights only: quantised ones are rounded
-    after the sum. Over members use `jax.vmap(perturbed_product, (None, 0, 0, None, 0))`.
+    after the sum.
 
     Args:
         w: (m, k) the centre.
-        a: (m, r), its sign included.
-        b: (k, r).
+        a: (m, r, *b), its sign included; the axes b broadcast with those of x.
+        b: (k, r, *b).
         sigma: () the same for all layers.
-        x: (k,) or (k, L).
+        x: (k, *b).
 
     Returns:
-        (m,) or (m, L).
+        (m, *b).
     """
-    low = jnp.matmul(a, jnp.matmul(b.T, x, precision=HIGHEST), precision=HIGHEST)
-    return jnp.matmul(w, x, precision=HIGHEST) + sigma / math.sqrt(a.shape[-1]) * low
+    y = jnp.matmul(w, x.reshape(x.shape[0], -1), precision=HIGHEST).reshape(w.shape[0], *x.shape[1:])
+    a, b = (f.reshape(f.shape + (1,) * (x.ndim + 1 - f.ndim)) for f in (a, b))
+    scale = jnp.asarray(sigma, w.dtype) / math.sqrt(a.shape[1])
+    for r in range(a.shape[1]):
+        y = y + scale * a[:, r] * jnp.sum(b[:, r] * x, axis=0)
+    return y
 
 
 def perturbations(rank: int, state: DescentState, members: Members) -> PyTree:
@@ -115,6 +119,24 @@ def _decode(search: _Search, state: DescentState, members: Members) -> Params:
         return leaf + jnp.asarray(sigma, leaf.dtype) * perturbation
 
     return jax.tree.map(move, state.centre, perturbations(search.rank, state, members))
+
+
+def _structure(search: _Search, state: DescentState, members: Members) -> Structured:
+    """`_decode` without the sum: every layer is `perturbed_product`, its factors on trailing axes (..., *b)."""
+    sigma, leaves = search.sigma(state.step), jax.tree.leaves(state.centre)
+    own = perturbations(search.rank, state, members)
+    is_factors = lambda x: isinstance(x, Factors)  # noqa: E731
+
+    def product(leaf: int, own: PyTree, x: Array) -> Array:
+        factors = jax.tree.leaves(own, is_leaf=is_factors)[leaf]
+        return perturbed_product(leaves[leaf], factors.a, factors.b, sigma, x)
+
+    def vector(leaf: int, own: PyTree) -> Array:
+        noise = jax.tree.leaves(own, is_leaf=is_factors)[leaf]
+        centre = leaves[leaf].reshape(leaves[leaf].shape + (1,) * (noise.ndim - leaves[leaf].ndim))
+        return centre + jnp.asarray(sigma, centre.dtype) * noise
+
+    return Structured(own, product, vector)
 
 
 def _tell(search: _Search, state: DescentState, proposal: Proposal, cost: Array) -> tuple[DescentState, Info]:
@@ -168,4 +190,5 @@ def eggroll(
         decode=partial(_decode, search),
         tell=partial(_tell, search),
         params=lambda state: state.centre,
+        structure=partial(_structure, search),
     )

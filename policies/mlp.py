@@ -24,9 +24,9 @@ from polystep_rl.policies.deployed import INPUT, INPUT_LIMIT, floats32
 from polystep_rl.policies.layers import sign_pm1
 from polystep_rl.policies.precision import INPUT_UNIT, QMAX
 from polystep_rl.policies.sides import features, first, integer_features, joined
-from polystep_rl.types import Array, EnvSpec, Key, Params, Policy, PolicySpec, Sides
+from polystep_rl.types import Array, EnvSpec, Key, Params, Policy, PolicySpec, PyTree, Sides, Structured
 
-Functions = tuple[Callable[[Params], Params], Callable[[Params, Array], Array]]  # deploy, act_deployed
+Functions = tuple[Callable[..., Any], ...]  # deploy, act_deployed, act_structured where there is one
 
 BIAS_INIT = 0.1  # standard deviation of a bias latent at the start
 
@@ -89,14 +89,14 @@ def mlp_policy(spec: PolicySpec) -> Policy:
     """The policy that a specification describes. Raises a one-line ValueError where the specification is wrong."""
     precision.check_spec(spec)
     integer = spec.precision in precision.INTEGER_PRECISIONS
-    deploy, forward = _integer_functions(spec) if integer else _float_functions(spec)
+    deploy, forward, *structured = _integer_functions(spec) if integer else _float_functions(spec)
     # jit, inlined into any caller's: XLA fuses multiply-adds, and so an eager call is the same function as a traced one
     deploy, forward = jax.jit(deploy, inline=True), jax.jit(forward, inline=True)
 
     def act(params: Params, obs: Array) -> Array:
         return forward(deploy(params), obs)
 
-    return Policy(spec, lambda key: init_params(spec, key), act, deploy, forward)
+    return Policy(spec, lambda key: init_params(spec, key), act, deploy, forward, *structured)
 
 
 def init_params(spec: PolicySpec, key: Key) -> Params:
@@ -174,7 +174,7 @@ def _integer_functions(spec: PolicySpec) -> Functions:
 
 
 def _float_functions(spec: PolicySpec) -> Functions:
-    """(deploy, act_deployed) of float32, int8-act and binary-act.
+    """(deploy, act_deployed, act_structured) of float32, int8-act and binary-act.
 
     Weights carry 1 / sqrt(fan-in) (the "NTK" parameterisation). An int8-act activation is the integer
     rint(127 tanh(y)), or rint(127 clip(y, 0, 1)) for relu, and the 1 / 127 is carried by the weights that read it.
@@ -183,17 +183,18 @@ def _float_functions(spec: PolicySpec) -> Functions:
     offset = np.asarray(spec.obs_offset, np.float32)
     inverse = (1.0 / np.asarray(spec.obs_scale, np.float64)).astype(np.float32)
     low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
+    units = [QMAX if index > 0 and spec.precision == "int8-act" else 1 for index in range(len(sizes))]
+    scales = [np.float32(1 / (unit * np.sqrt(fan_in))) for unit, (fan_in, _) in zip(units, sizes, strict=True)]
+    gains = [np.float32(precision.bias_gain(spec, index)) for index in range(len(sizes))]
 
     def deploy(params: Params) -> Params:
         deployed = {}
         if INPUT in params:
             deployed[INPUT] = {"scale": 1 / params[INPUT]["scale"], "offset": params[INPUT]["offset"]}
-        for index, (fan_in, _) in enumerate(sizes):
-            unit = QMAX if index > 0 and spec.precision == "int8-act" else 1
-            scale = np.float32(1.0 / (unit * np.sqrt(fan_in)))
+        for index in range(len(sizes)):
             latent = params[str(index)]
             w, b = jnp.asarray(latent["w"], jnp.float32), jnp.asarray(latent["b"], jnp.float32)
-            deployed[str(index)] = {"w": w * scale, "b": b * np.float32(precision.bias_gain(spec, index))}
+            deployed[str(index)] = {"w": w * scales[index], "b": b * gains[index]}
         return deployed
 
     def activation(y: Array) -> Array:
@@ -203,9 +204,9 @@ def _float_functions(spec: PolicySpec) -> Functions:
             return jnp.rint(QMAX * jnp.clip(y, 0, 1)) if spec.precision == "int8-act" else jnp.maximum(y, 0)
         return jnp.rint(QMAX * jnp.tanh(y)) if spec.precision == "int8-act" else jnp.tanh(y)
 
-    def network(deployed: Params, x: Array) -> Array:
+    def network(linear: Callable[[int, Array], Array], x: Array) -> Array:
         for index in range(len(sizes)):
-            x = layers.dense(deployed[str(index)]["w"], deployed[str(index)]["b"], x)
+            x = linear(index, x)
             x = activation(x) if index < len(spec.hidden) else x
         return x
 
@@ -214,16 +215,32 @@ def _float_functions(spec: PolicySpec) -> Functions:
         return jnp.where(jnp.isnan(obs), 0.0, jnp.clip((obs - a) * b, -INPUT_LIMIT, INPUT_LIMIT))
 
     def act_deployed(deployed: Params, obs: Array) -> Array:
-        obs = jnp.asarray(obs, jnp.float32)
         own = deployed.get(INPUT)
         inputs = (own["offset"], own["scale"]) if own else (offset, inverse)
+        layer = lambda index, x: layers.dense(deployed[str(index)]["w"], deployed[str(index)]["b"], x)  # noqa: E731
+        return acting(layer, inputs, obs)
+
+    leaf = jax.tree.unflatten(
+        jax.tree.structure({str(index): {"w": 0, "b": 0} for index in range(len(sizes))}), range(2 * len(sizes))
+    )
+
+    def act_structured(candidates: Structured, own: PyTree, obs: Array) -> Array:
+        def layer(index: int, x: Array) -> Array:
+            y = scales[index] * candidates.product(leaf[str(index)]["w"], own, x)
+            b = gains[index] * candidates.vector(leaf[str(index)]["b"], own)
+            return y + layers.align(b, 1, y.ndim - 1)
+
+        return acting(layer, (offset, inverse), obs)
+
+    def acting(layer: Callable[[int, Array], Array], inputs: tuple[Any, Any], obs: Array) -> Array:
+        obs = jnp.asarray(obs, jnp.float32)
         if spec.sides is None:
-            x = network(deployed, normalised(obs, *inputs))
+            x = network(layer, normalised(obs, *inputs))
         else:
             rows = first(spec.sides)
             read = partial(normalised, a=inputs[0][rows], b=inputs[1][rows])
             seen = features(jnp, spec.sides, obs, read)
-            x = joined(jnp, spec.sides, [network(deployed, part) for part in seen], spec.action_size)
+            x = joined(jnp, spec.sides, [network(layer, part) for part in seen], spec.action_size)
         if spec.head != "box":
             return layers.argmax_groups(x, spec.groups) if spec.groups else layers.argmax_first(x)
         y = x if spec.squash == "clip" else jnp.tanh(x)
@@ -231,4 +248,4 @@ def _float_functions(spec: PolicySpec) -> Functions:
         lo, hi, centre, reach = (layers.align(jnp.asarray(c), 1, x.ndim - 1) for c in (low, high, mid, half))
         return jnp.clip(centre + reach * y, lo, hi)
 
-    return deploy, act_deployed
+    return deploy, act_deployed, act_structured

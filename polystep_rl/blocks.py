@@ -30,6 +30,9 @@ class Block(NamedTuple):
     window: Callable[[PyTree, Array], PyTree]  # (basis, which coordinates (d,)) -> what `apply_window` needs
     apply_window: Callable[[PyTree, PyTree, Array], Array]  # (basis, window, weights (d,)) -> change of the leaf
     lazy: bool = False  # a window is costly: make it once per particle
+    # Of a matrix (m, k) whose coordinate i moves row i // q along direction i % q: (basis, x (k, L)) -> (q, L), all
+    # directions times x. None where coordinates move the whole leaf.
+    directions: Callable[[PyTree, Array], Array] | None = None
 
 
 def _same(basis: PyTree, index: Array) -> Array:
@@ -47,7 +50,8 @@ def identity_block(shape: Shape) -> Block:
             flat = jnp.zeros(size, weight.dtype).at[index].add(weight)
         return flat.reshape(shape)
 
-    return Block(size, lambda key: (), lambda basis, z: z.reshape(shape), _same, apply_window)
+    by_row = (lambda basis, x: x) if len(shape) == 2 else None
+    return Block(size, lambda key: (), lambda basis, z: z.reshape(shape), _same, apply_window, directions=by_row)
 
 
 def stored_block(shape: Shape, size: int, dtype: jnp.dtype) -> Block:
@@ -102,4 +106,7 @@ def factored_block(shape: Shape, rank: int, dtype: jnp.dtype) -> Block:
     def apply_window(basis: Array, index: Array, weight: Array) -> Array:
         return jnp.zeros(shape, dtype).at[index // rank].add(weight[:, None] * basis[index % rank])
 
-    return Block(rows * rank, draw, apply, _same, apply_window)
+    def directions(basis: Array, x: Array) -> Array:
+        return jnp.matmul(basis, x, precision=jax.lax.Precision.HIGHEST)
+
+    return Block(rows * rank, draw, apply, _same, apply_window, directions=directions)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.tree_util import Partial
 
 from polystep_rl.rollout import Episodes, RolloutConfig, rollout
-from polystep_rl.types import Array, Env, Evaluation, Evaluator, Key, Moments, Params, Policy, PyTree
+from polystep_rl.types import Array, Env, Evaluation, Evaluator, Key, Moments, Params, Policy, PyTree, Structured
 
 DEFAULT_MAX_BYTES = 256 * 2**20
 MAX_STEPS = 2**31 - 1  # of all episodes of all candidates, counted in int32
@@ -145,15 +145,17 @@ def device_evaluator(
         padded = jax.tree.map(lambda x: _pad(x, shards), _Portion(candidates, jnp.ones(n, bool)))
 
         def run(decode: Callable[[PyTree], Params], portion: _Portion, keys: Key, limit: Array) -> Episodes:
-            deployed = jax.vmap(policy.deploy)(decode(portion.candidates))
+            act, deployed = _ready(policy, decode(portion.candidates))
             return rollout(
-                env, policy, deployed, keys, layout.rollout, collect_moments, portion.real.sum(), limit, horizon.over
+                env, act, deployed, keys, layout.rollout, collect_moments, portion.real.sum(), limit, horizon.over
             )
 
         def shard(decode: Callable[[PyTree], Params], part: _Portion, keys: Key, limit: Array) -> Episodes:
             size = chunk_size(decode, policy, part.candidates, layout.max_bytes)
             out = _in_chunks(lambda portion: run(decode, portion, keys, limit), part, size)
-            return out._replace(obs_moments=jax.tree.map(lambda x: x[None], out.obs_moments))
+            return out._replace(
+                obs_moments=jax.tree.map(lambda x: x[None], out.obs_moments), lane_steps=out.lane_steps[None]
+            )
 
         if shards > 1:
             split, whole = PartitionSpec("candidates"), PartitionSpec()
@@ -165,6 +167,7 @@ def device_evaluator(
         cost, nonfinite = finite_cost(returns if penalty == Penalty() else returns - penalty.at(share) * lengths)
         return Evaluation(cost, returns, lengths, lengths.sum(), merge_moments(out.obs_moments), nonfinite)
 
+    evaluate.structured = policy.act_structured is not None  # type: ignore[attr-defined]
     evaluate.grows = horizon.grows or penalty.grows  # type: ignore[attr-defined]
     return evaluate
 
@@ -192,6 +195,16 @@ def merge_moments(parts: Moments) -> Moments:
     return Moments(count, mean, m2)
 
 
+def _ready(policy: Policy, candidates: Params | Structured) -> tuple[Policy, PyTree]:
+    """What acts on lanes, and what each candidate brings along for it, leaves (c, ...)."""
+    if not isinstance(candidates, Structured):
+        return policy, jax.vmap(policy.deploy)(candidates)
+    act = policy.act_structured
+    if act is None:
+        raise ValueError(f"a {policy.spec.precision} policy cannot act by the structure of candidates: decode them")
+    return policy._replace(act_deployed=lambda own, obs: act(candidates, own, obs)), candidates.own
+
+
 def _pad(x: Array, multiple: int) -> Array:
     """Zeros at the end of the leading axis, up to a multiple."""
     extra = -x.shape[0] % multiple
@@ -201,7 +214,12 @@ def _pad(x: Array, multiple: int) -> Array:
 def chunk_size(decode: Callable, policy: Policy, part: PyTree, max_bytes: int) -> int:
     """Candidates whose decoded and deployed parameters fit into max_bytes, at least one."""
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), part)
-    shapes = jax.eval_shape(lambda c: (decode(c), jax.vmap(policy.deploy)(decode(c))), one)
+
+    def made(candidates: PyTree) -> PyTree:
+        found = decode(candidates)
+        return found.own if isinstance(found, Structured) else (found, jax.vmap(policy.deploy)(found))
+
+    shapes = jax.eval_shape(made, one)
     per_candidate = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
     return max(1, max_bytes // max(1, per_candidate))
 
@@ -216,4 +234,4 @@ def _in_chunks(run: Callable[[_Portion], Episodes], part: _Portion, size: int) -
     stacked = jax.tree.map(lambda x: _pad(x, size).reshape(-1, size, *x.shape[1:]), part)
     out = jax.lax.map(run, stacked)
     flat = lambda x: x.reshape(-1, *x.shape[2:])[:n]  # noqa: E731
-    return Episodes(flat(out.returns), flat(out.lengths), merge_moments(out.obs_moments))
+    return Episodes(flat(out.returns), flat(out.lengths), merge_moments(out.obs_moments), out.lane_steps.sum())

@@ -22,7 +22,7 @@ import optax
 
 from polystep_rl import polytope as polytopes
 from polystep_rl import schedules, shaping, subspace, transport
-from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, Strategy
+from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, Strategy, Structured
 
 Radius = Callable[[Array, Array], Array]  # (generation () int32, epsilon ()) -> radius ()
 
@@ -160,6 +160,11 @@ def _decode(search: _Search, state: PolyStepState, candidates: Candidates) -> Pa
     return search.subspace.expand_many(sub, sub.base, candidates.particle, candidates.delta)
 
 
+def _structure(search: _Search, state: PolyStepState, candidates: Candidates) -> Structured:
+    sub, structure = state.subspace, search.subspace.structure
+    return structure(sub, sub.base, candidates.particle, candidates.delta)  # type: ignore[misc]
+
+
 def barycentric_displacement(weight: Array, u: Array, step_radius: Array) -> Array:
     """sum_v w_pv (x_p + rho u_pv) - x_p for rows of weights that sum to 1 (or to 0: no displacement).
 
@@ -265,4 +270,5 @@ def polystep(
         decode=partial(_decode, search),
         tell=partial(_tell, search),
         params=lambda state: state.subspace.base,
+        structure=None if space.structure is None else partial(_structure, search),
     )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from polystep_rl.train import Streams
 
 MAX_CHUNK = 64  # generations in one compiled call, at most
+STRUCTURED = 4096  # parameters from which candidates are not built: below, a product of matrices gains nothing
 KEPT = 4  # searches whose programs are kept, for further seeds
 
 StepFn = Callable[[Key, Key, State, Array], tuple[State, Info, Evaluation]]
@@ -42,11 +43,21 @@ def make_step(strategy: Strategy, evaluate: Evaluator) -> StepFn:
 
     def step(strategy_key: Key, episode_key: Key, state: State, share: Array) -> tuple[State, Info, Evaluation]:
         proposal = strategy.ask(strategy_key, state)
-        evaluation = _ask_evaluator(evaluate, episode_key, proposal.candidates, Partial(strategy.decode, state), share)
+        evaluation = _ask_evaluator(
+            evaluate, episode_key, proposal.candidates, _decoder(strategy, evaluate, state), share
+        )
         state, info = strategy.tell(state, proposal, evaluation.cost)
         return strategy.observe(state, evaluation.obs_moments), info, evaluation
 
     return step
+
+
+def _decoder(strategy: Strategy, evaluate: Evaluator, state: State) -> Partial:
+    """What makes policies of candidates: those of large policies are never built, where search and policy allow it."""
+    size = sum(x.size for x in jax.tree.leaves(strategy.params(state)))
+    if strategy.structure is not None and getattr(evaluate, "structured", False) and size >= STRUCTURED:
+        return Partial(strategy.structure, state)
+    return Partial(strategy.decode, state)
 
 
 def _ask_evaluator(

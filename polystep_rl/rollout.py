@@ -2,18 +2,21 @@
 
 A *lane* simulates one episode of one candidate at a time. Lanes are the trailing axis of every array in the loop,
 which is what lets XLA turn a step of all lanes into a few vectorised passes. A lane whose episode ended is refilled
-with the next (candidate, episode) pair, so that short episodes do not wait for long ones. What a pair returns depends
-on the pair alone, never on the lane or on the number of lanes.
+with the next (candidate, episode) pair, so that short episodes do not wait for long ones. Once no pair is left and
+most lanes are idle, those that still live go on in a loop of few lanes. What a pair returns depends on the pair alone,
+never on the lane or on the number of lanes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core import jaxprs_in_params
 
 from polystep_rl.types import Array, Env, Key, Moments, Policy, PyTree
 
@@ -23,6 +26,12 @@ WIDTH = 16
 # Lanes by kind of device. On a CPU a power of 2 puts the weights of a lane into one cache set; a GPU wants thousands.
 LANES = {"cpu": 320}
 OTHER_LANES = 8192
+LIGHT = 64  # numbers of 32 bits that a candidate may have for a refill to cost little
+IDLE, HEAVY_IDLE = 0.03, 0.1  # of the lane steps, wait for a refill: where it costs little, and elsewhere
+LONGEST_BLOCK = 32  # steps
+TAIL = {"cpu": 16}  # lanes for the last episodes, by kind of device
+LEFT = 5  # episodes for each of them, when they take over
+TAIL_EQUATIONS = 2000  # of a simulator's program, beyond which to compile it twice costs more than idle lanes
 
 
 class RolloutConfig(NamedTuple):
@@ -30,8 +39,8 @@ class RolloutConfig(NamedTuple):
     another order, and differ in their last bits."""
 
     lanes: int | None = None  # simulated at once on one device, rounded up to a multiple of WIDTH; None: LANES
-    block: int = 8  # steps between two looks at which lanes have finished
-    idle: float = 0.25  # share of finished lanes at which they are refilled
+    idle: float | None = None  # share of lane steps that may wait for a refill; None: by the size of a candidate
+    tail: int | None = None  # lanes for the last episodes, rounded up likewise; 0: all; None: by device and simulator
 
 
 class Episodes(NamedTuple):
@@ -40,6 +49,7 @@ class Episodes(NamedTuple):
     returns: Array  # (n, r) float
     lengths: Array  # (n, r) int32
     obs_moments: Moments
+    lane_steps: Array  # () float, steps simulated; those beyond the sum of the lengths were idle
 
 
 class _Lanes(NamedTuple):
@@ -49,14 +59,24 @@ class _Lanes(NamedTuple):
     obs: Array  # (o, L)
     ret: Array  # (L,)
     length: Array  # (L,) int32
-    moments: tuple[Array, Array]  # (o, L) sums of x and x*x over living steps, x = obs - obs_offset; () when unused
 
 
 class _Loop(NamedTuple):
     lanes: _Lanes
-    next_pair: Array  # () int32
+    moments: tuple[Array, ...]  # (o, L) sums of x and x*x over living steps, x = obs - obs_offset; () when unused
+    next_item: Array  # () int32
     returns: Array  # (n * r,)
     lengths: Array  # (n * r,) int32
+    ended: Array  # () float, episodes
+    living: Array  # () float, their steps
+    simulated: Array  # () float, lane steps
+
+
+class _Source(NamedTuple):
+    """What idle lanes take up: items 0, 1, ..."""
+
+    count: Array  # () int32
+    take: Callable[[Array], _Lanes]  # items (L,) -> lanes
 
 
 def rollout(
@@ -87,54 +107,83 @@ def rollout(
     r = keys.shape[0]
     pairs = n * r
     limit = env.spec.horizon if limit is None else limit
-    todo = jnp.int32(pairs) if count is None else jnp.asarray(count * r, jnp.int32)
-    lanes = config.lanes or LANES.get(jax.default_backend(), OTHER_LANES)
-    n_lanes = -(-min(lanes, pairs) // WIDTH) * WIDTH
-    start_state, start_obs = jax.vmap(env.reset, out_axes=-1)(keys)
+    start = jax.vmap(env.reset)(keys)
+    starts, dtype = _table(start), start[1].dtype
     vstep = jax.vmap(env.step, in_axes=-1, out_axes=-1)
-    act = _outlined(policy.act_deployed)
-    offset = jnp.asarray(policy.spec.obs_offset, start_obs.dtype)[:, None]
+    weights = _table(deployed)
+    act = _outlined(lambda columns, obs: policy.act_deployed(weights.split(columns), obs))
+    offset = jnp.asarray(policy.spec.obs_offset, dtype)[:, None]
+    light = sum(row[0].size for row in weights.rows) <= LIGHT
+    idle = config.idle if config.idle is not None else IDLE if light else HEAVY_IDLE
 
-    def step(weights: PyTree, lanes: _Lanes) -> _Lanes:
-        out = vstep(lanes.state, act(weights, lanes.obs))
+    def step(own: tuple[Array, ...], lanes: _Lanes, moments: tuple[Array, ...]) -> tuple[_Lanes, tuple[Array, ...]]:
+        out = vstep(lanes.state, act(own, lanes.obs))
         length = lanes.length + lanes.alive
         ended = out.terminated | out.truncated | (length >= limit) | over(out.metrics)
-        moments = lanes.moments
         if collect_moments:
             x = jnp.where(lanes.alive, lanes.obs - offset, 0)
             moments = (moments[0] + x, moments[1] + x * x)
-        return _Lanes(
-            pair=lanes.pair,
-            alive=lanes.alive & ~ended,
-            state=out.state,
-            obs=out.obs,
-            ret=lanes.ret + jnp.where(lanes.alive, out.reward, 0),
-            length=length,
-            moments=moments,
-        )
+        ret = lanes.ret + jnp.where(lanes.alive, out.reward, 0)
+        return _Lanes(lanes.pair, lanes.alive & ~ended, out.state, out.obs, ret, length), moments
 
-    max_idle = int(config.idle * n_lanes)
+    def simulate(loop: _Loop, source: _Source, leave: int) -> _Loop:
+        """Until every item is taken and at most ``leave`` lanes live."""
+        width = loop.lanes.alive.shape[0]
 
-    def busy(lanes: _Lanes) -> Array:
-        n_alive = lanes.alive.sum()
-        return (n_alive > 0) & (n_lanes - n_alive <= max_idle)
+        def turn(loop: _Loop) -> _Loop:
+            loop = _refill(_store(loop), source)
+            own = weights.columns(jnp.minimum(loop.lanes.pair // r, n - 1))
+            # An episode that ends within a block of k steps waits for (k - 1) / 2 of them on average.
+            block = jnp.clip(1 + 2 * idle * loop.living / jnp.maximum(loop.ended, 1), 1, LONGEST_BLOCK)
+            block = block.astype(jnp.int32)
+            drained = loop.next_item >= source.count
 
-    def turn(loop: _Loop) -> _Loop:
-        loop = _refill(loop, start_state, start_obs, r, todo)
-        candidate = jnp.minimum(loop.lanes.pair // r, n - 1)
-        weights = jax.tree.map(lambda x: jnp.moveaxis(x[candidate], 0, -1), deployed)
-        block = lambda lanes: jax.lax.fori_loop(0, config.block, lambda _, x: step(weights, x), lanes)  # noqa: E731
-        # Near the end there is nothing left to refill with: run until the last lane has finished.
-        drained = loop.next_pair >= todo
-        lanes = jax.lax.while_loop(lambda x: jnp.where(drained, x.alive.any(), busy(x)), block, loop.lanes)
-        return loop._replace(lanes=lanes)
+            def go_on(carry: tuple[Array, _Lanes, tuple]) -> Array:
+                alive = carry[1].alive.sum()
+                few = jnp.where(drained, alive <= leave, width - alive > int(idle * width))
+                return (carry[0] == 0) | ~few
 
-    def unfinished(loop: _Loop) -> Array:
-        return (loop.next_pair < todo) | loop.lanes.alive.any()
+            def run(carry: tuple[Array, _Lanes, tuple]) -> tuple[Array, _Lanes, tuple]:
+                lanes, moments = jax.lax.fori_loop(0, block, lambda _, x: step(own, *x), carry[1:])
+                return carry[0] + 1, lanes, moments
 
-    loop = _empty_loop(start_state, start_obs, pairs, n_lanes, collect_moments)
-    loop = _store(jax.lax.while_loop(unfinished, turn, loop))
-    return Episodes(loop.returns.reshape(n, r), loop.lengths.reshape(n, r), _moments(loop, offset, collect_moments))
+            blocks, lanes, moments = jax.lax.while_loop(go_on, run, (jnp.int32(0), loop.lanes, loop.moments))
+            return loop._replace(lanes=lanes, moments=moments, simulated=loop.simulated + width * block * blocks)
+
+        def unfinished(loop: _Loop) -> Array:
+            return (loop.next_item < source.count) | (loop.lanes.alive.sum() > leave)
+
+        return jax.lax.while_loop(unfinished, turn, loop)
+
+    def first(item: Array) -> _Lanes:
+        """The start of a pair."""
+        state, obs = starts.split(starts.columns(item % r))
+        return _Lanes(item, item < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
+
+    lanes = _multiple(min(config.lanes or LANES.get(jax.default_backend(), OTHER_LANES), pairs))
+    tail = _multiple(_tail(env, keys[0]) if config.tail is None else config.tail)
+    tail = 0 if tail >= lanes else tail
+    todo = jnp.int32(pairs) if count is None else jnp.asarray(count * r, jnp.int32)
+    zero = jnp.zeros((), dtype)
+    results = (jnp.zeros(pairs, dtype), jnp.zeros(pairs, jnp.int32))
+    empty = _no_work(first, lanes, pairs)
+    loop = _Loop(empty, _no_moments(empty.obs, collect_moments), jnp.int32(0), *results, zero, zero, zero)
+    loop = _store(simulate(loop, _Source(todo, first), LEFT * tail))
+    sums = [m.sum(-1) for m in loop.moments]
+    if tail:
+        left = loop.lanes
+        order = jnp.argsort(~left.alive, stable=True)
+        again = lambda item: jax.tree.map(lambda x: x[..., order[item]], left)  # noqa: E731
+        empty = _no_work(again, tail, pairs)
+        loop = loop._replace(lanes=empty, moments=_no_moments(empty.obs, collect_moments), next_item=jnp.int32(0))
+        loop = _store(simulate(loop, _Source(left.alive.sum(dtype=jnp.int32), again), 0))
+        sums = [a + m.sum(-1) for a, m in zip(sums, loop.moments, strict=True)]
+    moments = _moments(loop.lengths, offset[:, 0], sums)
+    return Episodes(loop.returns.reshape(n, r), loop.lengths.reshape(n, r), moments, loop.simulated)
+
+
+def _multiple(lanes: int) -> int:
+    return -(-lanes // WIDTH) * WIDTH
 
 
 def _outlined(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -152,60 +201,112 @@ def _outlined(function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda *args: jax.lax.platform_dependent(*args, cpu=call, default=function)
 
 
-def _empty_loop(start_state: PyTree, start_obs: Array, pairs: int, n_lanes: int, collect_moments: bool) -> _Loop:
-    idle_lane = lambda x: jnp.broadcast_to(x[..., :1], (*x.shape[:-1], n_lanes))  # noqa: E731
-    obs = idle_lane(start_obs)
-    zeros = jnp.zeros(n_lanes, start_obs.dtype)
-    lanes = _Lanes(
-        pair=jnp.full(n_lanes, pairs, jnp.int32),
-        alive=jnp.zeros(n_lanes, bool),
-        state=jax.tree.map(idle_lane, start_state),
-        obs=obs,
-        ret=zeros,
-        length=jnp.zeros(n_lanes, jnp.int32),
-        moments=(jnp.zeros_like(obs), jnp.zeros_like(obs)) if collect_moments else (zeros[:0], zeros[:0]),
-    )
-    return _Loop(lanes, jnp.int32(0), jnp.zeros(pairs, start_obs.dtype), jnp.zeros(pairs, jnp.int32))
+class _Table(NamedTuple):
+    """The rows of a pytree with leaves (n, ...), as lanes want them.
+
+    All leaves of 4 bytes lie in one row, and whole rows are copied: gathering leaf by leaf, or along the trailing
+    axis, takes many times as long on a CPU.
+    """
+
+    rows: tuple[Array, ...]  # (n, w) uint32, and every leaf of another size for itself
+    split: Callable[[tuple[Array, ...]], PyTree]  # columns -> leaves (..., L)
+
+    def columns(self, index: Array) -> tuple[Array, ...]:
+        """Those of some rows (L,): (w, L) uint32, and (..., L)."""
+        return tuple(jnp.moveaxis(row[index], 0, -1) for row in self.rows)
+
+
+def _table(tree: PyTree) -> _Table:
+    leaves, structure = jax.tree.flatten(tree)
+    n = leaves[0].shape[0]
+    native = [jnp.issubdtype(x.dtype, np.number) and x.dtype.itemsize == 4 for x in leaves]
+    words = [x if x.dtype == np.uint32 else jax.lax.bitcast_convert_type(x, np.uint32) for x in _only(leaves, native)]
+    row = jnp.concatenate([x.reshape(n, -1) for x in words], axis=1) if words else jnp.zeros((n, 0), np.uint32)
+
+    def split(columns: tuple[Array, ...]) -> PyTree:
+        found, start, others = [], 0, iter(columns[1:])
+        for leaf, in_row in zip(leaves, native, strict=True):
+            if not in_row:
+                found.append(next(others))
+                continue
+            size = int(np.prod(leaf.shape[1:]))
+            part = columns[0][start : start + size].reshape(*leaf.shape[1:], -1)
+            found.append(part if leaf.dtype == np.uint32 else jax.lax.bitcast_convert_type(part, leaf.dtype))
+            start += size
+        return jax.tree.unflatten(structure, found)
+
+    return _Table((row, *_only(leaves, [not x for x in native])), split)
+
+
+def _only(leaves: list[Array], wanted: list[bool]) -> list[Array]:
+    return [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
+
+
+def _tail(env: Env, key: Key) -> int:
+    """Lanes for the last episodes, 0 where a second loop is not worth its compilation."""
+    lanes = TAIL.get(jax.default_backend(), 0)
+    if not lanes:
+        return 0
+    state, _ = jax.eval_shape(env.reset, key)
+    action = env.spec.action_space
+    given = jax.ShapeDtypeStruct(action.shape or (), np.float32 if action.dtype.kind == "f" else np.int32)
+    return lanes if _equations(jax.make_jaxpr(env.step)(state, given).jaxpr) <= TAIL_EQUATIONS else 0
+
+
+def _equations(jaxpr: Any) -> int:
+    """How many there are, those of inner programs included."""
+    inner = (p for equation in jaxpr.eqns for p in jaxprs_in_params(equation.params))
+    return len(jaxpr.eqns) + sum(map(_equations, inner))
+
+
+def _no_work(take: Callable[[Array], _Lanes], lanes: int, pairs: int) -> _Lanes:
+    """Lanes that wait for their first item."""
+    idle = take(jnp.zeros(lanes, jnp.int32))
+    return idle._replace(pair=jnp.full(lanes, pairs, jnp.int32), alive=jnp.zeros(lanes, bool))
+
+
+def _no_moments(obs: Array, collect: bool) -> tuple[Array, ...]:
+    return (jnp.zeros_like(obs), jnp.zeros_like(obs)) if collect else ()
 
 
 def _store(loop: _Loop) -> _Loop:
     """Write the results of the lanes that have finished."""
-    lanes = loop.lanes
-    where = jnp.where(lanes.alive, loop.returns.shape[0], lanes.pair)  # out of range is dropped
+    lanes, pairs = loop.lanes, loop.returns.shape[0]
+    where = jnp.where(lanes.alive, pairs, lanes.pair)  # out of range is dropped
+    finished = where < pairs
     return loop._replace(
+        lanes=lanes._replace(pair=jnp.where(finished, pairs, lanes.pair)),
         returns=loop.returns.at[where].set(lanes.ret, mode="drop"),
         lengths=loop.lengths.at[where].set(lanes.length, mode="drop"),
+        ended=loop.ended + finished.sum(),
+        living=loop.living + jnp.where(finished, lanes.length, 0).sum(),
     )
 
 
-def _refill(loop: _Loop, start_state: PyTree, start_obs: Array, r: int, todo: Array) -> _Loop:
-    """Store what has finished and hand the next of the pairs to do to the idle lanes."""
-    loop = _store(loop)
-    lanes, pairs = loop.lanes, loop.returns.shape[0]
-    idle = ~lanes.alive
-    offered = loop.next_pair + jnp.cumsum(idle) - 1
-    pair = jnp.where(idle, jnp.where(offered < todo, offered, pairs), lanes.pair).astype(jnp.int32)
-    episode = pair % r
-    fresh = lambda now, start: jnp.where(idle, start[..., episode], now)  # noqa: E731
-    return loop._replace(
-        lanes=lanes._replace(
-            pair=pair,
-            alive=lanes.alive | (pair < pairs),
-            state=jax.tree.map(fresh, lanes.state, start_state),
-            obs=fresh(lanes.obs, start_obs),
-            ret=jnp.where(idle, 0, lanes.ret),
-            length=jnp.where(idle, 0, lanes.length),
-        ),
-        next_pair=jnp.minimum(loop.next_pair + idle.sum(dtype=jnp.int32), todo),
-    )
+def _refill(loop: _Loop, source: _Source) -> _Loop:
+    """Hand the next items to the idle lanes."""
+    lanes = loop.lanes
+    item = loop.next_item + _before(~lanes.alive)
+    takes = ~lanes.alive & (item < source.count)
+    fresh = source.take(jnp.minimum(item, jnp.maximum(source.count - 1, 0)))
+    filled = jax.tree.map(lambda now, new: jnp.where(takes, new, now), lanes, fresh)
+    return loop._replace(lanes=filled, next_item=loop.next_item + takes.sum(dtype=jnp.int32))
 
 
-def _moments(loop: _Loop, offset: Array, collected: bool) -> Moments:
-    o = offset.shape[0]
-    if not collected:
-        zero = jnp.zeros(o, loop.returns.dtype)
-        return Moments(jnp.zeros((), loop.returns.dtype), zero, zero)
-    count = loop.lengths.sum().astype(loop.returns.dtype)
-    first, second = (m.sum(-1) for m in loop.lanes.moments)
+def _before(flags: Array) -> Array:
+    """(L,) int32, how many of the flags before each one are set; L is a multiple of WIDTH."""
+    bit = np.arange(WIDTH, dtype=np.uint32)
+    words = (flags.reshape(-1, WIDTH).astype(np.uint32) << bit).sum(1, dtype=np.uint32)
+    inside = jax.lax.population_count(words[:, None] & ((1 << bit) - 1))
+    before = jnp.cumsum(count := jax.lax.population_count(words)) - count
+    return (before[:, None] + inside).reshape(-1).astype(np.int32)
+
+
+def _moments(lengths: Array, offset: Array, sums: list[Array]) -> Moments:
+    """Of the sums of x and x * x, x = obs - offset; zeros where there are none."""
+    if not sums:
+        return Moments(jnp.zeros((), offset.dtype), jnp.zeros_like(offset), jnp.zeros_like(offset))
+    count = lengths.sum().astype(offset.dtype)
+    first, second = sums
     mean = first / jnp.maximum(count, 1)
-    return Moments(count, offset[:, 0] + mean, jnp.maximum(second - count * mean * mean, 0))  # rounding, below 0
+    return Moments(count, offset + mean, jnp.maximum(second - count * mean * mean, 0))  # rounding, below 0

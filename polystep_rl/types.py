@@ -46,6 +46,18 @@ class Proposal(NamedTuple):
     aux: PyTree  # what tell needs
 
 
+class Structured(NamedTuple):
+    """Candidates as changes of low rank to a centre that they share: none of them is ever built.
+
+    What ``product`` and ``vector`` are given of ``own`` has its candidates on trailing axes, (..., *b), which
+    broadcast with those of the inputs. A leaf is known by its position among the flattened parameters.
+    """
+
+    own: PyTree  # what each candidate has for itself, leaves (c, ...)
+    product: Callable[[int, PyTree, Array], Array]  # (leaf (m, k), own, x (k, *b)) -> (W + dW) x, (m, *b)
+    vector: Callable[[int, PyTree], Array]  # (leaf (m,), own) -> (m, *b)
+
+
 class Strategy(NamedTuple):
     """A population search as pure functions (PolyStep and every evolution strategy).
 
@@ -60,6 +72,8 @@ class Strategy(NamedTuple):
     params: Callable[[State], Params]  # the point to deploy: the centre, never the luckiest candidate
     # (state, moments of the generation's observations) -> state, after tell; a search that keeps statistics of them
     observe: Callable[[State, Moments], State] = _deaf
+    # `decode` without building parameters, where candidates have a structure that allows it
+    structure: Callable[[State, PyTree], Structured] | None = None
 
 
 class Evaluation(NamedTuple):
@@ -74,8 +88,8 @@ class Evaluation(NamedTuple):
 
 
 # (key, candidates with leaves (n, ...), decode) -> Evaluation. One with a true `grows` also takes the share of the
-# budget that is spent.
-Evaluator = Callable[[Key, PyTree, Callable[[PyTree], Params]], Evaluation]
+# budget that is spent; one with a true `structured` also takes `Strategy.structure` for decode.
+Evaluator = Callable[[Key, PyTree, Callable[[PyTree], "Params | Structured"]], Evaluation]
 
 
 # --- environments ------------------------------------------------------------------------------------------------
@@ -232,3 +246,5 @@ class Policy(NamedTuple):
     act: Callable[[Params, Array], Array]  # (params, obs (o,)) -> action () int32, or (a,) float32
     deploy: Callable[[Params], PyTree]
     act_deployed: Callable[[PyTree, Array], Array]  # (deployed, obs (o, ...)) -> action (...) or (a, ...)
+    # (candidates, their `own` on lanes (..., L), obs (o, L)) -> actions; None where a layer is not linear in parameters
+    act_structured: Callable[[Structured, PyTree, Array], Array] | None = None

@@ -19,7 +19,7 @@ from polystep_rl.types import Evaluation, Moments, Policy, Step
 N, R = 7, 4  # odd: padding on two devices, and in chunks
 TINY = Layout(max_bytes=1)
 ONE = Layout(devices=tuple(jax.devices()[:1]))
-PAIRS = Layout(RolloutConfig(lanes=3, block=2), max_bytes=600)
+PAIRS = Layout(RolloutConfig(lanes=3), max_bytes=600)
 KEY = jax.random.key(7)
 
 

@@ -82,11 +82,36 @@ def test_every_episode_is_that_of_a_python_loop(case: Case) -> None:
     np.testing.assert_allclose(moments.m2, case.seen.var(0) * len(case.seen), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [RolloutConfig(2, 1, 0.0), RolloutConfig(1000, 5, 0.9)], ids=str)
+@pytest.mark.parametrize(
+    "config", [RolloutConfig(2, 0.0), RolloutConfig(1000, 0.9), RolloutConfig(1000, tail=0)], ids=str
+)
 def test_layout_changes_no_bit(case: Case, config: RolloutConfig) -> None:
     expected, given = run(case), run(case, config)
     np.testing.assert_array_equal(given.returns, expected.returns)
     np.testing.assert_array_equal(given.lengths, expected.lengths)
+
+
+@pytest.mark.parametrize("env_id, precision", [("CartPole-v1", "binary"), ("Acrobot-v1", "float32")])
+def test_a_population_returns_the_same_on_any_number_of_lanes(env_id: str, precision: str) -> None:
+    env = make(env_id)
+    policy = make_policy(env.spec, (8,), precision)
+    params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 300))
+    keys = jax.random.split(jax.random.key(1), 3)
+    deployed = jax.vmap(policy.deploy)(params)
+
+    def go(config: RolloutConfig) -> Any:
+        return jax.device_get(jax.jit(lambda d: rollout(env, policy, d, keys, config, True))(deployed))
+
+    expected = go(RolloutConfig(tail=0))
+    for config in (RolloutConfig(1), RolloutConfig(64), RolloutConfig(4096), RolloutConfig(640, 0.0, 48)):
+        given = go(config)
+        np.testing.assert_array_equal(given.returns, expected.returns)
+        np.testing.assert_array_equal(given.lengths, expected.lengths)
+        assert given.obs_moments.weight == expected.obs_moments.weight == expected.lengths.sum()
+        np.testing.assert_allclose(given.obs_moments.mean, expected.obs_moments.mean, atol=1e-5)
+        np.testing.assert_allclose(given.obs_moments.m2, expected.obs_moments.m2, rtol=1e-4)
+        assert given.lane_steps >= given.lengths.sum()
+    assert go(RolloutConfig(16, 0.0)).lane_steps < go(RolloutConfig(4096, tail=0)).lane_steps
 
 
 def test_only_the_first_candidates_are_rolled_out() -> None:
@@ -141,7 +166,7 @@ def test_first_episode_only_and_nothing_after_its_end() -> None:
     assert set(np.asarray(states.cut)) == {False, True}, "both endings are tried"
     expected = np.minimum(states.ends, env.spec.horizon)
     assert (np.asarray(states.ends) > env.spec.horizon).any(), "and the horizon"
-    for config in (RolloutConfig(), RolloutConfig(lanes=4, block=3)):
+    for config in (RolloutConfig(), RolloutConfig(lanes=4, idle=0.5)):
         out = jax.jit(
             lambda p, c=config: rollout(env, policy, jax.vmap(policy.deploy)(p), keys, c, collect_moments=True)
         )(params)
