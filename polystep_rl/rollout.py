@@ -24,13 +24,13 @@ from polystep_rl.types import Array, Env, Key, Moments, Policy, PyTree
 # differently (fused multiply-adds), and a result would depend on how many others there are.
 WIDTH = 16
 # Lanes by kind of device. On a CPU a power of 2 puts the weights of a lane into one cache set; a GPU wants thousands.
-LANES = {"cpu": 320}
-OTHER_LANES = 8192
-LIGHT = 64  # numbers of 32 bits that a candidate may have for a refill to cost little
-IDLE, HEAVY_IDLE = 0.03, 0.1  # of the lane steps, wait for a refill: where it costs little, and elsewhere
+LIGHT = 64  # numbers of 32 bits of a candidate up to which it is light
+LANES = {"cpu": (640, 320)}  # of light candidates, and of others
+OTHER_LANES = (8192, 8192)
+IDLE = (0.05, 0.1)  # of the lane steps, wait for a refill: a lane's weights are gathered anew with every one
 LONGEST_BLOCK = 32  # steps
-TAIL = {"cpu": 16}  # lanes for the last episodes, by kind of device
-LEFT = 5  # episodes for each of them, when they take over
+TAILED = ("cpu",)  # where the last episodes get a loop of their own, of a tenth of the lanes ...
+TAIL, LEFT = 10, 5  # ... once as many as 5 times these, half of the lanes, live
 TAIL_EQUATIONS = 2000  # of a simulator's program, beyond which to compile it twice costs more than idle lanes
 
 
@@ -111,12 +111,13 @@ def rollout(
     starts, dtype = _table(start), start[1].dtype
     vstep = jax.vmap(env.step, in_axes=-1, out_axes=-1)
     weights = _table(deployed)
-    act = _outlined(lambda columns, obs: policy.act_deployed(weights.split(columns), obs))
     offset = jnp.asarray(policy.spec.obs_offset, dtype)[:, None]
-    light = sum(row[0].size for row in weights.rows) <= LIGHT
-    idle = config.idle if config.idle is not None else IDLE if light else HEAVY_IDLE
+    heavy = sum(row[0].size for row in weights.rows) > LIGHT
+    idle = IDLE[heavy] if config.idle is None else config.idle
+    # A few rows are split by whoever reads them, at no cost; many would be copied in every step.
+    act = _outlined(policy.act_deployed if heavy else lambda own, obs: policy.act_deployed(weights.split(own), obs))
 
-    def step(own: tuple[Array, ...], lanes: _Lanes, moments: tuple[Array, ...]) -> tuple[_Lanes, tuple[Array, ...]]:
+    def step(own: PyTree, lanes: _Lanes, moments: tuple[Array, ...]) -> tuple[_Lanes, tuple[Array, ...]]:
         out = vstep(lanes.state, act(own, lanes.obs))
         length = lanes.length + lanes.alive
         ended = out.terminated | out.truncated | (length >= limit) | over(out.metrics)
@@ -133,6 +134,7 @@ def rollout(
         def turn(loop: _Loop) -> _Loop:
             loop = _refill(_store(loop), source)
             own = weights.columns(jnp.minimum(loop.lanes.pair // r, n - 1))
+            own = weights.split(own) if heavy else own
             # An episode that ends within a block of k steps waits for (k - 1) / 2 of them on average.
             block = jnp.clip(1 + 2 * idle * loop.living / jnp.maximum(loop.ended, 1), 1, LONGEST_BLOCK)
             block = block.astype(jnp.int32)
@@ -160,9 +162,9 @@ def rollout(
         state, obs = starts.split(starts.columns(item % r))
         return _Lanes(item, item < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
 
-    lanes = _multiple(min(config.lanes or LANES.get(jax.default_backend(), OTHER_LANES), pairs))
-    tail = _multiple(_tail(env, keys[0]) if config.tail is None else config.tail)
-    tail = 0 if tail >= lanes else tail
+    lanes = _multiple(min(config.lanes or LANES.get(jax.default_backend(), OTHER_LANES)[heavy], pairs))
+    tail = (lanes // TAIL if _has_tail(env, keys[0]) else 0) if config.tail is None else config.tail
+    tail = 0 if _multiple(tail) >= lanes else _multiple(tail)
     todo = jnp.int32(pairs) if count is None else jnp.asarray(count * r, jnp.int32)
     zero = jnp.zeros((), dtype)
     results = (jnp.zeros(pairs, dtype), jnp.zeros(pairs, jnp.int32))
@@ -186,7 +188,7 @@ def _multiple(lanes: int) -> int:
     return -(-lanes // WIDTH) * WIDTH
 
 
-def _outlined(function: Callable[..., Array]) -> Callable[..., Array]:
+def _outlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, on a CPU compiled as a call that is not inlined.
 
     XLA's CPU backend then fuses the policy for itself, and not with the simulator that reads its action (measured: 15
@@ -194,7 +196,7 @@ def _outlined(function: Callable[..., Array]) -> Callable[..., Array]:
     """
     compiled = jax.jit(function)
 
-    def call(*args: PyTree) -> Array:
+    def call(*args: PyTree) -> PyTree:
         with set_xla_metadata(inlineable="false"):
             return compiled(*args)
 
@@ -242,15 +244,14 @@ def _only(leaves: list[Array], wanted: list[bool]) -> list[Array]:
     return [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
 
 
-def _tail(env: Env, key: Key) -> int:
-    """Lanes for the last episodes, 0 where a second loop is not worth its compilation."""
-    lanes = TAIL.get(jax.default_backend(), 0)
-    if not lanes:
-        return 0
+def _has_tail(env: Env, key: Key) -> bool:
+    """Whether the last episodes get a loop of their own: where that is worth its compilation."""
+    if jax.default_backend() not in TAILED:
+        return False
     state, _ = jax.eval_shape(env.reset, key)
     action = env.spec.action_space
     given = jax.ShapeDtypeStruct(action.shape or (), np.float32 if action.dtype.kind == "f" else np.int32)
-    return lanes if _equations(jax.make_jaxpr(env.step)(state, given).jaxpr) <= TAIL_EQUATIONS else 0
+    return _equations(jax.make_jaxpr(env.step)(state, given).jaxpr) <= TAIL_EQUATIONS
 
 
 def _equations(jaxpr: Any) -> int:
@@ -286,11 +287,17 @@ def _store(loop: _Loop) -> _Loop:
 def _refill(loop: _Loop, source: _Source) -> _Loop:
     """Hand the next items to the idle lanes."""
     lanes = loop.lanes
-    item = loop.next_item + _before(~lanes.alive)
-    takes = ~lanes.alive & (item < source.count)
-    fresh = source.take(jnp.minimum(item, jnp.maximum(source.count - 1, 0)))
+    item, takes = _outlined(_offered)(lanes.alive, loop.next_item, source.count)
+    fresh = source.take(item)
     filled = jax.tree.map(lambda now, new: jnp.where(takes, new, now), lanes, fresh)
     return loop._replace(lanes=filled, next_item=loop.next_item + takes.sum(dtype=jnp.int32))
+
+
+def _offered(alive: Array, next_item: Array, count: Array) -> tuple[Array, Array]:
+    """The item (L,) that each lane may take, and whether it does. Compiled for itself: every field of the lanes reads
+    both, and each would compute them again."""
+    item = next_item + _before(~alive)
+    return jnp.minimum(item, jnp.maximum(count - 1, 0)), ~alive & (item < count)
 
 
 def _before(flags: Array) -> Array:
