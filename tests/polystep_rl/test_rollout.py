@@ -108,8 +108,9 @@ def test_a_population_returns_the_same_on_any_number_of_lanes(env_id: str, preci
         np.testing.assert_array_equal(given.returns, expected.returns)
         np.testing.assert_array_equal(given.lengths, expected.lengths)
         assert given.obs_moments.weight == expected.obs_moments.weight == expected.lengths.sum()
-        np.testing.assert_allclose(given.obs_moments.mean, expected.obs_moments.mean, atol=1e-5)
-        np.testing.assert_allclose(given.obs_moments.m2, expected.obs_moments.m2, rtol=1e-4)
+        # float32 sums of up to 25,000 steps a lane, in another order
+        np.testing.assert_allclose(given.obs_moments.mean, expected.obs_moments.mean, atol=2e-4)
+        np.testing.assert_allclose(given.obs_moments.m2, expected.obs_moments.m2, rtol=1e-3)
         assert given.lane_steps >= given.lengths.sum()
     assert go(RolloutConfig(16, 0.0)).lane_steps < go(RolloutConfig(4096, tail=0)).lane_steps
 
