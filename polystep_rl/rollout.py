@@ -75,7 +75,7 @@ class _Loop(NamedTuple):
 class _Source(NamedTuple):
     """What idle lanes take up: items 0, 1, ..."""
 
-    count: Array  # () int32
+    todo: Array  # () int32, how many
     take: Callable[[Array], _Lanes]  # items (L,) -> lanes
 
 
@@ -138,7 +138,7 @@ def rollout(
             # An episode that ends within a block of k steps waits for (k - 1) / 2 of them on average.
             block = jnp.clip(1 + 2 * idle * loop.living / jnp.maximum(loop.ended, 1), 1, LONGEST_BLOCK)
             block = block.astype(jnp.int32)
-            drained = loop.next_item >= source.count
+            drained = loop.next_item >= source.todo
 
             def go_on(carry: tuple[Array, _Lanes, tuple]) -> Array:
                 alive = carry[1].alive.sum()
@@ -153,7 +153,7 @@ def rollout(
             return loop._replace(lanes=lanes, moments=moments, simulated=loop.simulated + width * block * blocks)
 
         def unfinished(loop: _Loop) -> Array:
-            return (loop.next_item < source.count) | (loop.lanes.alive.sum() > leave)
+            return (loop.next_item < source.todo) | (loop.lanes.alive.sum() > leave)
 
         return jax.lax.while_loop(unfinished, turn, loop)
 
@@ -287,7 +287,7 @@ def _store(loop: _Loop) -> _Loop:
 def _refill(loop: _Loop, source: _Source) -> _Loop:
     """Hand the next items to the idle lanes."""
     lanes = loop.lanes
-    item, takes = _outlined(_offered)(lanes.alive, loop.next_item, source.count)
+    item, takes = _outlined(_offered)(lanes.alive, loop.next_item, source.todo)
     fresh = source.take(item)
     filled = jax.tree.map(lambda now, new: jnp.where(takes, new, now), lanes, fresh)
     return loop._replace(lanes=filled, next_item=loop.next_item + takes.sum(dtype=jnp.int32))
