@@ -94,7 +94,9 @@ def test_layout_changes_no_bit(case: Case, config: RolloutConfig) -> None:
 @pytest.mark.parametrize("env_id, precision", [("CartPole-v1", "binary"), ("Acrobot-v1", "float32")])
 def test_a_population_returns_the_same_on_any_number_of_lanes(env_id: str, precision: str) -> None:
     env = make(env_id)
-    policy = make_policy(env.spec, (8,), precision)
+    # Moments are summed around the policy's offset, which lies near the mean, as it does in training.
+    offset = (1.0, 0.0, 1.0, 0.0, 0.0, 0.0) if env_id == "Acrobot-v1" else 0.0
+    policy = make_policy(env.spec, (8,), precision, offset)
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 300))
     keys = jax.random.split(jax.random.key(1), 3)
     deployed = jax.vmap(policy.deploy)(params)
