@@ -10,6 +10,7 @@ never on the lane or on the number of lanes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -127,35 +128,11 @@ def rollout(
         ret = lanes.ret + jnp.where(lanes.alive, out.reward, 0)
         return _Lanes(lanes.pair, lanes.alive & ~ended, out.state, out.obs, ret, length), moments
 
-    def simulate(loop: _Loop, source: _Source, leave: int) -> _Loop:
-        """Until every item is taken and at most ``leave`` lanes live."""
-        width = loop.lanes.alive.shape[0]
+    def weights_of(pair: Array) -> PyTree:
+        own = weights.columns(jnp.minimum(pair // r, n - 1))
+        return weights.split(own) if heavy else own
 
-        def turn(loop: _Loop) -> _Loop:
-            loop = _refill(_store(loop), source)
-            own = weights.columns(jnp.minimum(loop.lanes.pair // r, n - 1))
-            own = weights.split(own) if heavy else own
-            # An episode that ends within a block of k steps waits for (k - 1) / 2 of them on average.
-            block = jnp.clip(1 + 2 * idle * loop.living / jnp.maximum(loop.ended, 1), 1, LONGEST_BLOCK)
-            block = block.astype(jnp.int32)
-            drained = loop.next_item >= source.todo
-
-            def go_on(carry: tuple[Array, _Lanes, tuple]) -> Array:
-                alive = carry[1].alive.sum()
-                few = jnp.where(drained, alive <= leave, width - alive > int(idle * width))
-                return (carry[0] == 0) | ~few
-
-            def run(carry: tuple[Array, _Lanes, tuple]) -> tuple[Array, _Lanes, tuple]:
-                lanes, moments = jax.lax.fori_loop(0, block, lambda _, x: step(own, *x), carry[1:])
-                return carry[0] + 1, lanes, moments
-
-            blocks, lanes, moments = jax.lax.while_loop(go_on, run, (jnp.int32(0), loop.lanes, loop.moments))
-            return loop._replace(lanes=lanes, moments=moments, simulated=loop.simulated + width * block * blocks)
-
-        def unfinished(loop: _Loop) -> Array:
-            return (loop.next_item < source.todo) | (loop.lanes.alive.sum() > leave)
-
-        return jax.lax.while_loop(unfinished, turn, loop)
+    simulate = partial(_simulate, weights_of=weights_of, step=step, idle=idle)
 
     def first(item: Array) -> _Lanes:
         """The start of a pair."""
@@ -182,6 +159,50 @@ def rollout(
         sums = [a + m.sum(-1) for a, m in zip(sums, loop.moments, strict=True)]
     moments = _moments(loop.lengths, offset[:, 0], sums)
     return Episodes(loop.returns.reshape(n, r), loop.lengths.reshape(n, r), moments, loop.simulated)
+
+
+def _simulate(
+    loop: _Loop,
+    source: _Source,
+    leave: int,
+    weights_of: Callable[[Array], PyTree],
+    step: Callable[..., tuple[_Lanes, tuple[Array, ...]]],
+    idle: float,
+) -> _Loop:
+    """Refill and step, until every item is taken and at most ``leave`` lanes live.
+
+    Args:
+        loop, source, leave: where it stands, what there is to take, and when to end.
+        weights_of: pairs (L,) -> what the policy needs on these lanes.
+        step: (that, lanes, moments) -> lanes, moments.
+        idle: share of the lane steps that may wait for a refill.
+    """
+    width = loop.lanes.alive.shape[0]
+
+    def turn(loop: _Loop) -> _Loop:
+        loop = _refill(_store(loop), source)
+        own = weights_of(loop.lanes.pair)
+        # An episode that ends within a block of k steps waits for (k - 1) / 2 of them on average.
+        block = jnp.clip(1 + 2 * idle * loop.living / jnp.maximum(loop.ended, 1), 1, LONGEST_BLOCK)
+        block = block.astype(jnp.int32)
+        drained = loop.next_item >= source.todo
+
+        def go_on(carry: tuple[Array, _Lanes, tuple]) -> Array:
+            alive = carry[1].alive.sum()
+            few = jnp.where(drained, alive <= leave, width - alive > int(idle * width))
+            return (carry[0] == 0) | ~few
+
+        def run(carry: tuple[Array, _Lanes, tuple]) -> tuple[Array, _Lanes, tuple]:
+            lanes, moments = jax.lax.fori_loop(0, block, lambda _, x: step(own, *x), carry[1:])
+            return carry[0] + 1, lanes, moments
+
+        blocks, lanes, moments = jax.lax.while_loop(go_on, run, (jnp.int32(0), loop.lanes, loop.moments))
+        return loop._replace(lanes=lanes, moments=moments, simulated=loop.simulated + width * block * blocks)
+
+    def unfinished(loop: _Loop) -> Array:
+        return (loop.next_item < source.todo) | (loop.lanes.alive.sum() > leave)
+
+    return jax.lax.while_loop(unfinished, turn, loop)
 
 
 def _multiple(lanes: int) -> int:

@@ -12,6 +12,7 @@ from polystep_rl.baselines.eggroll import eggroll
 from polystep_rl.envs import make
 from polystep_rl.evaluate import device_evaluator
 from polystep_rl.policies import make_policy
+from polystep_rl.programs import make_step
 from polystep_rl.types import Strategy
 
 POLICY = make_policy(make("Pendulum-v1").spec, (16, 12), "float32", 0.1, 0.3)
@@ -53,6 +54,26 @@ def test_they_cost_the_same(strategy: Strategy) -> None:
         for f in (strategy.decode, strategy.structure)
     )
     np.testing.assert_allclose(given.cost, wanted.cost, rtol=1e-3)
+
+
+def test_a_generation_builds_small_policies_only() -> None:
+    def builds(*args):
+        raise AssertionError("built")
+
+    env, zero = make("Pendulum-v1"), jnp.float32(0)
+    for hidden, is_built in (((16, 12), True), ((64, 64), False)):
+        policy = make_policy(env.spec, hidden, "float32", 0.1, 0.3)
+        strategy, evaluate = eggroll(8), device_evaluator(env, policy, 1)
+        state = strategy.init(jax.random.key(0), policy.init(jax.random.key(1)))
+        keys = jax.random.split(jax.random.key(2))
+        go = lambda s, e=evaluate, k=keys, x=state: jax.jit(make_step(s, e))(*k, x, zero)[2].cost  # noqa: E731
+        wanted = go(strategy._replace(structure=None))
+        if is_built:
+            np.testing.assert_array_equal(go(strategy), wanted)
+            with pytest.raises(AssertionError, match="built"):
+                go(strategy._replace(decode=builds))
+        else:
+            np.testing.assert_allclose(go(strategy._replace(decode=builds)), wanted, rtol=1e-3)
 
 
 def test_integer_policies_are_built() -> None:
