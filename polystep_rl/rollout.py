@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import jaxprs_in_params
 
+from polystep_rl.rows import table
 from polystep_rl.types import Array, Env, Key, Moments, Policy, PyTree
 
 # float32 lanes in the widest vector register. One or two lanes alone would be compiled to scalar code, which rounds
@@ -109,9 +110,9 @@ def rollout(
     pairs = n * r
     limit = env.spec.horizon if limit is None else limit
     start = jax.vmap(env.reset)(keys)
-    starts, dtype = _table(start), start[1].dtype
+    starts, dtype = table(start), start[1].dtype
     vstep = jax.vmap(env.step, in_axes=-1, out_axes=-1)
-    weights = _table(deployed)
+    weights = table(deployed)
     offset = jnp.asarray(policy.spec.obs_offset, dtype)[:, None]
     heavy = sum(row[0].size for row in weights.rows) > LIGHT
     idle = IDLE[heavy] if config.idle is None else config.idle
@@ -222,47 +223,6 @@ def _outlined(function: Callable[..., Any]) -> Callable[..., Any]:
             return compiled(*args)
 
     return lambda *args: jax.lax.platform_dependent(*args, cpu=call, default=function)
-
-
-class _Table(NamedTuple):
-    """The rows of a pytree with leaves (n, ...), as lanes want them.
-
-    All leaves of 4 bytes lie in one row, and whole rows are copied: gathering leaf by leaf, or along the trailing
-    axis, takes many times as long on a CPU.
-    """
-
-    rows: tuple[Array, ...]  # (n, w) uint32, and every leaf of another size for itself
-    split: Callable[[tuple[Array, ...]], PyTree]  # columns -> leaves (..., L)
-
-    def columns(self, index: Array) -> tuple[Array, ...]:
-        """Those of some rows (L,): (w, L) uint32, and (..., L)."""
-        return tuple(jnp.moveaxis(row[index], 0, -1) for row in self.rows)
-
-
-def _table(tree: PyTree) -> _Table:
-    leaves, structure = jax.tree.flatten(tree)
-    n = leaves[0].shape[0]
-    native = [jnp.issubdtype(x.dtype, np.number) and x.dtype.itemsize == 4 for x in leaves]
-    words = [x if x.dtype == np.uint32 else jax.lax.bitcast_convert_type(x, np.uint32) for x in _only(leaves, native)]
-    row = jnp.concatenate([x.reshape(n, -1) for x in words], axis=1) if words else jnp.zeros((n, 0), np.uint32)
-
-    def split(columns: tuple[Array, ...]) -> PyTree:
-        found, start, others = [], 0, iter(columns[1:])
-        for leaf, in_row in zip(leaves, native, strict=True):
-            if not in_row:
-                found.append(next(others))
-                continue
-            size = int(np.prod(leaf.shape[1:]))
-            part = columns[0][start : start + size].reshape(*leaf.shape[1:], -1)
-            found.append(part if leaf.dtype == np.uint32 else jax.lax.bitcast_convert_type(part, leaf.dtype))
-            start += size
-        return jax.tree.unflatten(structure, found)
-
-    return _Table((row, *_only(leaves, [not x for x in native])), split)
-
-
-def _only(leaves: list[Array], wanted: list[bool]) -> list[Array]:
-    return [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
 
 
 def _has_tail(env: Env, key: Key) -> bool:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from polystep_rl.blocks import Block, Shape, drawn_block, factored_block, identity_block, stored_block
+from polystep_rl.structured import moved_rows
 from polystep_rl.types import Array, Key, Params, PyTree, Structured
 
 STORE_BYTES = 128 * 2**20  # a larger Pi is never stored
@@ -142,64 +142,13 @@ def _compose(layout: _Layout, random: bool) -> Subspace:
     return Subspace(size, init, expand, expand_one, expand_many, redraw, absorb, random)
 
 
-class _Moved(NamedTuple):
-    """What a candidate has for itself."""
-
-    particle: Array  # (c,) int32
-    delta: Array  # (c, d)
-
-
-def _structure(layout: _Layout, sub: SubState, centre: Params, particle: Array, delta: Array) -> Structured:
-    """Candidates of a layout by leaves whose blocks are identities or factored."""
-    blocks, leaves = layout.blocks(sub.base), jax.tree.leaves(centre)
-    starts = np.cumsum([0, *(block.size for block in blocks)])
-    dim = delta.shape[1]
-
-    def local(leaf: int, own: _Moved) -> tuple[Array, Array]:
-        """(d, *b): coordinates within the block of a leaf, and whether they lie there."""
-        index = own.particle * dim + jnp.arange(dim).reshape(dim, *(1,) * own.particle.ndim) - int(starts[leaf])
-        return index, (index >= 0) & (index < blocks[leaf].size)
-
-    def product(leaf: int, own: _Moved, x: Array) -> Array:
-        block, w = blocks[leaf], leaves[leaf]
-        batch = x.shape[1:]
-        flat = x.reshape(x.shape[0], -1)
-        y = jnp.matmul(w, flat, precision=jax.lax.Precision.HIGHEST)
-        along = block.directions(sub.basis[leaf], flat)  # type: ignore[misc]
-        index, here = (_over(a, batch) for a in local(leaf, own))
-        row, which = index // along.shape[0], index % along.shape[0]
-        lane = jnp.arange(flat.shape[1])
-        moved = _over(own.delta, batch) * along[jnp.where(here, which, 0), lane]
-        y = y.at[jnp.where(here, row, w.shape[0]), lane].add(moved.astype(y.dtype), mode="drop")
-        return y.reshape(w.shape[0], *batch)
-
-    def vector(leaf: int, own: _Moved) -> Array:
-        size, batch = leaves[leaf].size, own.particle.shape
-        index, here = (_over(a, batch) for a in local(leaf, own))
-        start = jnp.broadcast_to(leaves[leaf].reshape(-1, 1), (size, index.shape[1]))
-        moved = _over(own.delta, batch).astype(start.dtype)
-        return (
-            start.at[jnp.where(here, index, size), jnp.arange(index.shape[1])]
-            .add(moved, mode="drop")
-            .reshape(*leaves[leaf].shape, *batch)
-        )
-
-    return Structured(_Moved(particle, delta), product, vector)
-
-
-def _over(a: Array, batch: Shape) -> Array:
-    """(d, *b) broadcast over the batch and flattened: (d, L)."""
-    return jnp.broadcast_to(a, (a.shape[0], *batch)).reshape(a.shape[0], -1)
-
-
 def full() -> Subspace:
     """Every parameter is a coordinate: s = D, Pi = identity, never redrawn."""
-    by_leaf = _Layout(jax.tree.leaves, _join_leaves, lambda p: [identity_block(x.shape) for x in jax.tree.leaves(p)])
     flat = _Layout(_split_flat, _join_flat, lambda p: [identity_block((_count(p),))])
 
     def structure(sub: SubState, centre: Params, particle: Array, delta: Array) -> Structured:
-        nothing = SubState(sub.base, ((),) * len(jax.tree.leaves(sub.base)))
-        return _structure(by_leaf, nothing, centre, particle, delta)
+        leaves = jax.tree.leaves(centre)
+        return moved_rows([identity_block(x.shape) for x in leaves], [()] * len(leaves), leaves, particle, delta)
 
     return _compose(flat, random=False)._replace(structure=structure)
 
@@ -289,8 +238,10 @@ def factored(rank: int = 4) -> Subspace:
             for leaf in jax.tree.leaves(params)
         ]
 
-    layout = _Layout(jax.tree.leaves, _join_leaves, blocks)
-    return _compose(layout, random=True)._replace(structure=partial(_structure, layout))
+    def structure(sub: SubState, centre: Params, particle: Array, delta: Array) -> Structured:
+        return moved_rows(blocks(sub.base), sub.basis, jax.tree.leaves(centre), particle, delta)
+
+    return _compose(_Layout(jax.tree.leaves, _join_leaves, blocks), random=True)._replace(structure=structure)
 
 
 def global_block(size: int, store_bytes: int = STORE_BYTES) -> Subspace:
