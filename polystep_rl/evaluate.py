@@ -165,7 +165,8 @@ def device_evaluator(
         out = shard(decode if isinstance(decode, Partial) else Partial(decode), padded, keys, limit)
         returns, lengths = out.returns[:n], out.lengths[:n]
         cost, nonfinite = finite_cost(returns if penalty == Penalty() else returns - penalty.at(share) * lengths)
-        return Evaluation(cost, returns, lengths, lengths.sum(), merge_moments(out.obs_moments), nonfinite)
+        moments = merge_moments(out.obs_moments)
+        return Evaluation(cost, returns, lengths, lengths.sum(), moments, nonfinite, out.lane_steps.sum())
 
     evaluate.structured = policy.act_structured is not None  # type: ignore[attr-defined]
     evaluate.grows = horizon.grows or penalty.grows  # type: ignore[attr-defined]

@@ -85,6 +85,7 @@ class Evaluation(NamedTuple):
     env_steps: Array  # ()     steps of living episodes only: the one meaning of "env steps" for every method
     obs_moments: Moments  # over living steps; count 0 where they were not collected
     nonfinite: Array  # ()     returns that were NaN or infinite
+    lane_steps: Array | None = None  # () float, steps simulated, idle lanes included; None where that is not counted
 
 
 # (key, candidates with leaves (n, ...), decode) -> Evaluation. One with a true `grows` also takes the share of the
