@@ -69,7 +69,11 @@ class Parts(NamedTuple):
 
 def make_parts(config: TrainConfig) -> Parts:
     """Build everything that a configuration describes. UsageError for settings that do not fit together."""
-    common = dataclasses.replace(config, seed=0)
+    try:
+        check_ranges(config)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    common = dataclasses.replace(config, **_of_one_run(config))
     shared = _shared_parts(common)
     if on_host(shared.env):  # its pool belongs to one run
         evaluators = _evaluators(shared.env, shared.policy, config)
@@ -81,6 +85,14 @@ def make_parts(config: TrainConfig) -> Parts:
     else:
         start = shared.initial.params
     return Parts(*shared, start, *evaluators, keys)
+
+
+def _of_one_run(config: TrainConfig) -> dict[str, Any]:
+    """What changes no program, at a value of its own: the seed, budgets and what is reported."""
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(TrainConfig)}
+    names = ("generations", "wall_seconds", "eval_freq", "stop_reward", "stop_at_threshold", "test_episodes", "deploy")
+    budget = None if config.total_timesteps is None else 1  # some settings need to have one
+    return {name: defaults[name] for name in names} | {"seed": 0, "preset": "tuned", "total_timesteps": budget}
 
 
 class _Shared(NamedTuple):
@@ -96,7 +108,6 @@ class _Shared(NamedTuple):
 def _shared_parts(config: TrainConfig) -> _Shared:
     env = make_env(Task.of(config), config.workers)
     try:
-        check_ranges(config)
         strategy = make_algorithm(config)
         given = None if config.init is None else initial(env, config)
         if given is not None:  # it brings its own input scales, and keeps them

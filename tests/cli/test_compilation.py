@@ -1,0 +1,109 @@
+"""What a search compiles, it compiles once: in every preset that JAX alone runs."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import pytest
+
+from polystep_rl import train as loop
+from polystep_rl.cli.assemble import make_parts
+from polystep_rl.config import preset, to_plain
+from polystep_rl.policies import PRECISIONS
+from polystep_rl.settings import GRADIENT, SETTINGS
+
+ENVS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
+SEARCHES = [algo for algo in SETTINGS if algo not in GRADIENT]
+GENERATIONS = 12
+
+
+class Compiled:
+    """Names of the programs that JAX has compiled, or has read from its cache, since it was last asked."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def heard(self, event: str, duration: float, **details: Any) -> None:
+        if event.endswith("/backend_compile_duration"):
+            self.names.append(str(details.get("fun_name", "?")))
+
+    def take(self) -> list[str]:
+        names, self.names = self.names, []
+        return names
+
+
+@pytest.fixture
+def compiled() -> Iterator[Compiled]:
+    listener = Compiled()
+    jax.monitoring.register_event_duration_secs_listener(listener.heard)
+    yield listener
+    jax.monitoring.unregister_event_duration_listener(listener.heard)
+
+
+class Watch(loop.Observer):
+    """What was compiled until the first generation, until the first evaluation, and after it."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self.compiled = compiled
+        self.chunks: list[tuple[bool, list[str]]] = []  # whether it ended with an evaluation; what was compiled
+
+    def generations(self, rows: list[loop.Row]) -> None:
+        self.chunks.append((rows[-1]["eval/mean_reward"] is not None, self.compiled.take()))
+
+
+def watched(compiled: Compiled, algo: str, env: str, policy: str, name: str) -> list[tuple[bool, list[str]]]:
+    """Some generations of a preset, with some evaluations, chunk by chunk."""
+    config = dataclasses.replace(preset(env, policy, name, algo), eval_episodes=8)
+    parts = make_parts(config)
+    progress = loop.start(parts.strategy, parts.start, parts.keys.strategy)
+    watch = Watch(compiled)
+    compiled.take()
+    run = (parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys)
+    alone = loop.Settings(config.total_timesteps, generations=1, eval_freq=2**31 - 1)
+    first = loop.train(*run, progress, alone, watch).progress
+    often = loop.Settings(config.total_timesteps, GENERATIONS, eval_freq=2 * int(first.last_steps) + 1)
+    loop.train(*run, first, often, watch)
+    return watch.chunks
+
+
+def distinct() -> list[Any]:
+    """Every preset once, however many names it has; what a pull request cannot wait for is slow."""
+    seen, cases = set(), []
+    for name in ("tuned", "compare", "paper"):
+        for algo in SEARCHES if name != "paper" else ["polystep"]:
+            for env in ENVS if name != "paper" else ENVS[:2]:
+                for policy in PRECISIONS:
+                    plain = to_plain(preset(env, policy, name, algo)) | {"preset": None}
+                    if str(plain) in seen:
+                        continue
+                    seen.add(str(plain))
+                    quick = policy == "binary" and (algo == "polystep" or (env == ENVS[0] and name == "tuned"))
+                    marks = () if quick else pytest.mark.slow
+                    cases.append(pytest.param(algo, env, policy, name, marks=marks, id=f"{name}-{algo}-{env}-{policy}"))
+    return cases
+
+
+@pytest.mark.parametrize(("algo", "env", "policy", "name"), distinct())
+def test_nothing_is_compiled_after_the_first_generation(compiled, algo, env, policy, name):
+    chunks = watched(compiled, algo, env, policy, name)
+    programs = [names for _, names in chunks]
+    assert programs[0].count("jit(run)") == 1, programs[0]  # the listener hears
+    evaluations = [i for i, (evaluated, _) in enumerate(chunks) if evaluated]
+    assert len(evaluations) >= 2
+    first = evaluations[0]
+    assert not [names for i, names in enumerate(programs) if names and i not in (0, first)]
+    assert "jit(run)" not in programs[first]
+
+
+def test_other_seeds_and_budgets_compile_nothing(compiled):
+    """Within a process; a later one reads them from the cache, by the same key."""
+    config = dataclasses.replace(preset("CartPole-v1", "binary"), eval_episodes=8)
+    for seed, steps in ((0, 40_000), (1, 40_000), (2, 90_000)):
+        parts = make_parts(dataclasses.replace(config, seed=seed, total_timesteps=steps))
+        compiled.take()
+        progress = loop.start(parts.strategy, parts.start, parts.keys.strategy)
+        run = (parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys)
+        loop.train(*run, progress, loop.Settings(steps, eval_freq=10_000))
+        names = compiled.take()
+        assert bool(names) == (seed == 0), names
