@@ -321,7 +321,7 @@ def main(args: Args) -> None:
         print(f"{name}: not measured: {reason}")
     if args.json:
         record = {
-            "system": {**system_info(), "cpu": _cpu_model(), "load_average": load},
+            "system": {**system_info(), "cpu": cpu_model(), "load_average": load},
             "args": {**asdict(args), "json": None, "envs_dir": None},
             "peers": {peer.name: peer.versions for peer in peers if peer.name not in missing},
             "missing": missing,
@@ -331,7 +331,8 @@ def main(args: Args) -> None:
         args.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """As Linux names it; what Python knows elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
