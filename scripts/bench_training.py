@@ -127,9 +127,13 @@ def training(args: Args, folder: str) -> dict[str, Any]:
         line = f"seed {run['seed']}: {run['env_steps']:>9,} steps (and {run['eval_env_steps']:,} of evaluations), "
         line += f"return {run['best_return']:.1f}, {run['warm']:.3f} s warm, peer {run['peer']:.1f} s: "
         print(line + f"{run['faster']:.0f} times" + (f"; command {run['command']:.2f} s" if "command" in run else ""))
-    faster = sum(run["peer"] for run in runs) / sum(run["warm"] for run in runs)
-    print(f"all seeds: {faster:.0f} times, bar {FASTER}: {'met' if faster >= FASTER else 'MISSED'}")
-    return {"runs": runs, "peer_living_per_second": rate, "faster": faster, "bar": FASTER}
+    seconds = sum(run["warm"] for run in runs)
+    faster = sum(run["peer"] for run in runs) / seconds
+    everything = sum(run["env_steps"] + run["eval_env_steps"] for run in runs) / rate / seconds
+    print(f"all seeds: {faster:.0f} times, bar {FASTER}: {'met' if faster >= FASTER else 'MISSED'} ", end="")
+    print(f"({everything:.0f} times, were the peer to simulate the evaluations, too)")
+    times = {"faster": faster, "faster_with_evaluations": everything, "bar": FASTER}
+    return {"runs": runs, "peer_living_per_second": rate, **times}
 
 
 def starts(folder: str) -> list[dict[str, Any]]:

@@ -132,3 +132,16 @@ def test_the_speeds_are_those_that_were_measured():
     for name in {case["name"] for case in cases} - {"polystep_rl"}:
         both = zip(speeds("lockstep", name=name), speeds("living", name=name), strict=True)
         assert " | ".join(f"{cell(a)} ({cell(b)})" for a, b in both) in README, name
+
+
+def test_the_times_of_training_are_those_that_were_measured():
+    measured = json.loads((ROOT / "docs/results/bench_training.json").read_text(encoding="utf-8"))
+    training, page = measured["training"], README.replace("\n", " ")
+    seconds = sorted(run["warm"] for run in training["runs"])
+    assert len(seconds) == 10
+    assert all(run["best_return"] >= -85 for run in training["runs"])
+    assert f"{seconds[0]:.2f} to {seconds[-1]:.2f} s once the programs are compiled" in page
+    assert f"compiled, {training['faster']:.0f} times less than `polystep` 1.1.0" in page
+    assert f"first generation within {max(start['second'][0] for start in measured['starts']):.1f} s" in page
+    assert all(devices["same_costs"] for devices in measured["devices"])
+    assert f"are {min(devices['ratio'] for devices in measured['devices']):.1f} times one" in page
