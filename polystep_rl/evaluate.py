@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from polystep_rl.rollout import Episodes, RolloutConfig, rollout
 from polystep_rl.types import Array, Env, Evaluation, Evaluator, Key, Moments, Params, Policy, PyTree, Structured
 
 DEFAULT_MAX_BYTES = 256 * 2**20
+AXIS = "candidates"  # of the mesh of devices
 MAX_STEPS = 2**31 - 1  # of all episodes of all candidates, counted in int32
 
 
@@ -127,7 +129,7 @@ def device_evaluator(
     where one of the two changes, a call takes the share of the budget that is spent, too.
     """
     check_episodes(episodes, horizon)
-    mesh = Mesh(np.array(layout.devices or jax.devices()), ("candidates",))
+    mesh = Mesh(np.array(layout.devices or jax.devices()), (AXIS,))
 
     def evaluate(
         key: Key, candidates: PyTree, decode: Callable[[PyTree], Params], share: Array | float = 0.0
@@ -153,20 +155,21 @@ def device_evaluator(
         def shard(decode: Callable[[PyTree], Params], part: _Portion, keys: Key, limit: Array) -> Episodes:
             size = chunk_size(decode, policy, part.candidates, layout.max_bytes)
             out = _in_chunks(lambda portion: run(decode, portion, keys, limit), part, size)
-            return out._replace(
-                obs_moments=jax.tree.map(lambda x: x[None], out.obs_moments), lane_steps=out.lane_steps[None]
-            )
+            return _gathered(out) if shards > 1 else jax.tree.map(lambda x: x[None], out)
 
+        given = (decode if isinstance(decode, Partial) else Partial(decode), padded, keys, limit)
         if shards > 1:
-            split, whole = PartitionSpec("candidates"), PartitionSpec()
+            split, whole = PartitionSpec(AXIS), PartitionSpec()
+            # What proposes candidates runs on every device, rather than being split and sent around.
+            given = jax.lax.with_sharding_constraint(given, NamedSharding(mesh, whole))
             shard = jax.shard_map(
-                shard, mesh=mesh, in_specs=(whole, split, whole, whole), out_specs=split, check_vma=False
+                shard, mesh=mesh, in_specs=(whole, split, whole, whole), out_specs=whole, check_vma=False
             )
-        out = shard(decode if isinstance(decode, Partial) else Partial(decode), padded, keys, limit)
-        returns, lengths = out.returns[:n], out.lengths[:n]
+        parts = shard(*given)
+        returns, lengths = (x.reshape(-1, episodes)[:n] for x in (parts.returns, parts.lengths))
         cost, nonfinite = finite_cost(returns if penalty == Penalty() else returns - penalty.at(share) * lengths)
-        moments = merge_moments(out.obs_moments)
-        return Evaluation(cost, returns, lengths, lengths.sum(), moments, nonfinite, out.lane_steps.sum())
+        moments = merge_moments(parts.obs_moments)
+        return Evaluation(cost, returns, lengths, lengths.sum(), moments, nonfinite, parts.lane_steps.sum())
 
     evaluate.structured = policy.act_structured is not None  # type: ignore[attr-defined]
     evaluate.grows = horizon.grows or penalty.grows  # type: ignore[attr-defined]
@@ -204,6 +207,17 @@ def _ready(policy: Policy, candidates: Params | Structured) -> tuple[Policy, PyT
     if act is None:
         raise ValueError(f"a {policy.spec.precision} policy cannot act by the structure of candidates: decode them")
     return policy._replace(act_deployed=lambda own, obs: act(candidates, own, obs)), candidates.own
+
+
+def _gathered(out: Episodes) -> Episodes:
+    """The outcomes of all devices, on each of them: leaves (devices, ...). Called within shard_map.
+
+    They travel as one array of 32-bit words: what a small population waits for is how often devices meet.
+    """
+    words = jax.tree.map(lambda x: jax.lax.bitcast_convert_type(x, jnp.uint32), out)
+    flat, unflatten = ravel_pytree(words)
+    parts = jax.vmap(unflatten)(jax.lax.all_gather(flat, AXIS))
+    return jax.tree.map(lambda x, like: jax.lax.bitcast_convert_type(x, like.dtype), parts, out)
 
 
 def _pad(x: Array, multiple: int) -> Array:
