@@ -141,9 +141,8 @@ def rollout(
         return _Lanes(item, item < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
 
     lanes = _multiple(min(config.lanes or LANES.get(jax.default_backend(), OTHER_LANES)[heavy], pairs))
-    most = (
-        lanes // TAIL // WIDTH * WIDTH
-    )  # 0 for few lanes: the tail would take most of the episodes, one after another
+    # 0 for few lanes: the tail would take most of the episodes, one after another.
+    most = lanes // TAIL // WIDTH * WIDTH
     tail = (most if most and _has_tail(env, keys[0]) else 0) if config.tail is None else config.tail
     tail = 0 if _multiple(tail) >= lanes else _multiple(tail)
     todo = jnp.int32(pairs) if count is None else jnp.asarray(count * r, jnp.int32)

@@ -6,7 +6,7 @@
 `warm` is the search alone, its programs compiled (they are the same for all seeds), its evaluations included; `command`
 is all of `polystep-rl train`, from the start of Python to the final report, with a filled compilation cache. Beside
 them: what the published `polystep` package needs for as many living steps, at the rate at which its evaluator simulates
-random policies, without its search, its start and its evaluations; for CartPole it has a faster one, for Acrobot not.
+random policies, without its search, its start and its evaluations.
 
 *Start*: the same command twice, from an empty compilation cache: seconds to the line of its first generation, and to
 its end after one generation, with the final report.
@@ -88,7 +88,7 @@ def command(folder: str, cache: str, env: str, algo: str, seed: int, *flags: str
     run = [sys.executable, "-m", "polystep_rl", "train", "--env", env, "--algo", algo, "--policy", PRECISION]
     run += ["--seed", str(seed), "--runs", folder, *flags]
     variables = os.environ | {"POLYSTEP_RL_CACHE": cache, "PYTHONUNBUFFERED": "1"}
-    began, first = time.perf_counter(), None
+    began, first, line = time.perf_counter(), None, ""
     with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables) as process:
         for line in process.stdout:
             if first is None and line.startswith("gen "):
@@ -142,10 +142,8 @@ def starts(folder: str) -> list[dict[str, Any]]:
     for env, algo in STARTS:
         cache = tempfile.mkdtemp(dir=folder)
         first, second = (command(folder, cache, env, algo, 0, "--generations", "1") for _ in range(2))
-        print(
-            f"{env} {algo}: first generation after {first[0]:.2f} s, the second time after {second[0]:.2f} s ", end=""
-        )
-        print(f"(end {second[1]:.2f} s), bar {SECONDS}: {'met' if second[0] < SECONDS else 'MISSED'}")
+        line = f"{env} {algo}: first generation after {first[0]:.2f} s, the second time after {second[0]:.2f} s "
+        print(f"{line}(end {second[1]:.2f} s), bar {SECONDS}: {'met' if second[0] < SECONDS else 'MISSED'}")
         found.append({"env": env, "algo": algo, "first": first, "second": second, "bar": SECONDS})
     return found
 
@@ -167,11 +165,8 @@ def devices(args: Args) -> list[dict[str, Any]]:
         one, many = (min(times, key=lambda t: t["wall"]) for times in zip(*turns, strict=True))
         ratio, same = one["wall"] / many["wall"], bool((costs[0] == costs[1]).all())
         cores = " and ".join(f"{t['cpu'] / t['wall']:.2f}" for t in (one, many))
-        print(
-            f"{env_id}: {jax.device_count()} devices {ratio:.2f} times one (cores {cores}), same costs: {same}; ",
-            end="",
-        )
-        print(f"bar {SCALING}: {'met' if ratio >= SCALING else 'MISSED'}")
+        line = f"{env_id}: {jax.device_count()} devices {ratio:.2f} times one (cores {cores}), same costs: {same}; "
+        print(f"{line}bar {SCALING}: {'met' if ratio >= SCALING else 'MISSED'}")
         found.append({"env": env_id, "devices": jax.device_count(), "one": one, "many": many, "ratio": ratio})
         found[-1] |= {"same_costs": same, "bar": SCALING}
     return found
