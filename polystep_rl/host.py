@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from polystep_rl.distributed import Share, everyone, joined_shares, processes, share_of
 from polystep_rl.evaluate import DEFAULT_MAX_BYTES, Horizon, Penalty, check_episodes, chunk_size
 from polystep_rl.ledger import Ledger, SimulatorError
 from polystep_rl.rollout import WIDTH
 from polystep_rl.statistics import merge
-from polystep_rl.types import Array, Evaluation, HostEnv, Key, Lanes, Params, Policy, PyTree
+from polystep_rl.types import Array, Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
 
 MAX_SEED = 2**31 - 1
 
@@ -115,7 +116,7 @@ class HostEvaluator:
         self.collect_moments, self.seed, self.penalty = collect_moments, seed, penalty
         self.horizon, self._limit = horizon, env.spec.horizon
         self._lanes: Lanes | None = None
-        self._faults = 0
+        self._faults = self._all_faults = 0
 
     @property
     def grows(self) -> bool:
@@ -124,7 +125,10 @@ class HostEvaluator:
 
     @property
     def faults(self) -> int:
-        """Simulators that died and were replaced so far."""
+        """Simulators that died and were replaced so far, in all processes as of the last evaluation."""
+        return self._all_faults if processes() > 1 else self._own_faults()
+
+    def _own_faults(self) -> int:
         return self._faults + (self._lanes.faults if self._lanes else 0)
 
     def close(self) -> None:
@@ -147,8 +151,19 @@ class HostEvaluator:
         decode = decode if isinstance(decode, Partial) else Partial(decode)
         seeds = np.asarray(jax.random.randint(key, (self.episodes,), 0, MAX_SEED), np.int64)
         n = jax.tree.leaves(candidates)[0].shape[0]
+        share_here = share_of(n, self.episodes, jax.process_index(), processes())
+        own = jax.tree.map(lambda x: x[share_here.candidates], candidates)
+        parts = self._outcomes(forward, decode, own, seeds[share_here.episodes])
+        returns, lengths, moments = self._together(share_here, parts, n)
+        cost, bad = _finite_cost(returns - float(self.penalty.at(share)) * lengths)
+        return Evaluation(cost, returns, lengths, lengths.sum(), moments, bad)  # type: ignore[arg-type]
+
+    def _outcomes(self, forward: _Forward, decode: Partial, candidates: PyTree, seeds: np.ndarray) -> list[Ledger]:
+        """Of some candidates and episodes, a chunk after the other."""
+        n, parts = jax.tree.leaves(candidates)[0].shape[0], []
+        if n == 0 or len(seeds) == 0:
+            return []
         size = min(n, chunk_size(decode, self.policy, candidates, self.layout.max_bytes))
-        parts = []
         try:
             for first in range(0, n, size):
                 part = jax.tree.map(lambda x, first=first: x[first : first + size], candidates)
@@ -156,24 +171,36 @@ class HostEvaluator:
         except BaseException:
             self.close()  # its lanes are in the middle of something
             raise
-        returns = np.concatenate([ledger.returns for ledger in parts]).reshape(n, -1)
-        lengths = np.concatenate([ledger.lengths for ledger in parts]).reshape(n, -1)
-        cost, bad = _finite_cost(returns - float(self.penalty.at(share)) * lengths)
-        moments = functools.reduce(merge, (ledger.moments() for ledger in parts))
-        return Evaluation(cost, returns, lengths, lengths.sum(), moments, bad)  # type: ignore[arg-type]
+        return parts
+
+    def _together(self, share: Share, parts: list[Ledger], n: int) -> tuple[np.ndarray, np.ndarray, Moments]:
+        """Returns and lengths (n, r) and the moments of all processes, of the outcomes of this one."""
+        found = np.zeros((2, *share.shape))
+        if parts:
+            returns = np.concatenate([ledger.returns.reshape(-1, ledger.episodes) for ledger in parts])
+            lengths = np.concatenate([ledger.lengths.reshape(-1, ledger.episodes) for ledger in parts])
+            found[:, : len(returns), : returns.shape[1]] = returns, lengths
+        nothing = Ledger(0, 1, np.asarray(self.policy.spec.obs_offset, np.float64), False)
+        own = functools.reduce(merge, (ledger.moments() for ledger in parts or [nothing]))
+        tables, moments, faults = everyone((found, own, np.int64(self._own_faults())))
+        self._all_faults = int(faults.sum())
+        returns, lengths = (joined_shares(tables[:, i], n, self.episodes) for i in range(2))
+        merged = functools.reduce(merge, (jax.tree.map(lambda x, i=i: x[i], moments) for i in range(len(faults))))
+        return returns, lengths.astype(np.int32), merged
 
     def _pool(self, pairs: int) -> Lanes:
         if self._lanes is None:
             groups = max(1, min(self.layout.groups, pairs // WIDTH))
             width = -(-min(self.layout.lanes, pairs) // groups)
-            self._lanes = asked(self.env.lanes, width, groups, self.seed)
+            # Where resets do not honour seeds, every process has episodes of its own.
+            self._lanes = asked(self.env.lanes, width, groups, (self.seed + jax.process_index()) % MAX_SEED)
         return self._lanes
 
     def _roll_out(self, forward: _Forward, deployed: PyTree, seeds: np.ndarray) -> Ledger:
         n = jax.tree.leaves(deployed)[0].shape[0]
-        lanes = self._pool(n * self.episodes)
+        lanes = self._pool(n * len(seeds))
         offset = np.asarray(self.policy.spec.obs_offset, np.float64)
-        ledger = Ledger(n, self.episodes, offset, self.collect_moments)
+        ledger = Ledger(n, len(seeds), offset, self.collect_moments)
         groups = [_Group(lanes.width, len(offset)) for _ in range(lanes.groups)]
         for index, group in enumerate(groups):
             self._send(lanes, index, group, ledger, forward, deployed, seeds)
@@ -218,7 +245,7 @@ class HostEvaluator:
         if idle.size > 0 and not (lanes.together and (group.pair >= 0).any()):
             group.pair[idle] = ledger.begin(group.candidate[idle].tolist())
             group.fresh[idle] = True
-            candidates = group.pair[idle] // self.episodes
+            candidates = group.pair[idle] // len(seeds)
             changed = bool((candidates != group.candidate[idle]).any())
             group.candidate[idle] = candidates
         group.sent = sent = np.flatnonzero(group.pair >= 0)
@@ -231,7 +258,7 @@ class HostEvaluator:
             actions = forward.act(group.weights, group.obs)
         if ledger.collect:
             ledger.saw(pair[~fresh], group.obs[sent[~fresh]])  # while the policy acts
-        begin = np.where(fresh, seeds[pair % self.episodes], -1)
+        begin = np.where(fresh, seeds[pair % len(seeds)], -1)
         asked(lanes.send, index, sent, np.asarray(actions)[sent], begin)
 
 

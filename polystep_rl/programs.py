@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from polystep_rl.distributed import jitted, own_copy, replicated
 from polystep_rl.evaluate import evaluate_params
 from polystep_rl.types import (
     Array,
@@ -129,14 +130,14 @@ def _chunk_function(step: StepFn) -> jax.stages.Wrapped:
         state, _, _, _, _, over, log = jax.lax.while_loop(go_on, body, carry)
         return state, log, over
 
-    return jax.jit(run)
+    return jax.jit(run, **replicated())
 
 
 class Programs:
     """What is compiled for a search, once for all its seeds."""
 
     def __init__(self, strategy: Strategy, evaluate: Evaluator, evaluate_centre: Evaluator) -> None:
-        self.evaluate = jax.jit(partial(evaluate_params, evaluate_centre))
+        self.evaluate = jitted(partial(evaluate_params, evaluate_centre))
         self._chunk = _chunk_function(make_step(strategy, evaluate))
         self._compiled: dict[Any, Any] = {}
         self._seconds = 0.0
@@ -150,7 +151,7 @@ class Programs:
             began = time.perf_counter()
             self._compiled[shapes] = self._chunk.lower(keys, state, limits).compile()
             self._seconds = time.perf_counter() - began
-        return self._compiled[shapes](keys, state, limits)
+        return own_copy(self._compiled[shapes](keys, state, limits))
 
     def take_seconds(self) -> float:
         """Seconds that the last call compiled for."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from polystep_rl.distributed import agreed
 from polystep_rl.programs import MAX_CHUNK, Limits, compiled_init, make_step, programs
 from polystep_rl.types import Evaluation, Evaluator, Key, Params, State, Strategy
 
@@ -133,7 +134,8 @@ def train(
 
     A generation is started only if one as long as the last would fit into the budget of env steps, and one that then
     does not fit is undone: the result is that of the steps that are reported, which are never more than the budget
-    (only the first generation is kept whatever its length).
+    (only the first generation is kept whatever its length). Processes that share the run all call it: the clock of the
+    leader counts, and an interrupt of any of them.
 
     Args:
         strategy: the search.
@@ -156,8 +158,9 @@ def train(
     compiled = programs(strategy, evaluate, evaluate_centre)
     began, chunk, full = time.perf_counter(), 1, False
     while True:
-        wall = time.perf_counter() - began
-        if stopped_by := _stop_reason(progress, settings, wall, full, observer):
+        now = time.perf_counter() - began
+        wall, chunk, interrupted = agreed(now, chunk, observer.interrupted())
+        if stopped_by := _stop_reason(progress, settings, wall, full, interrupted):
             return Result(progress, stopped_by, wall)
         before, limits = progress, _limits(progress, settings, chunk)
         state, log, over = compiled.chunk(keys, progress.state, limits)
@@ -166,7 +169,7 @@ def train(
         full = bool(over)
         if not rows:
             continue
-        spent = time.perf_counter() - began - wall - compiling
+        spent = time.perf_counter() - began - now - compiling
         fps = float(progress.env_steps - before.env_steps) / spent
         if progress.env_steps // settings.eval_freq > before.env_steps // settings.eval_freq:
             progress, rows[-1] = _evaluate_centre(progress, rows[-1], compiled.evaluate, keys, strategy, settings)
@@ -177,8 +180,8 @@ def train(
         chunk = int(np.clip(CHUNK_SECONDS * len(rows) / spent, 1, min(MAX_CHUNK, 2 * chunk)))
 
 
-def _stop_reason(progress: Progress, settings: Settings, wall: float, full: bool, observer: Observer) -> str | None:
-    if observer.interrupted():
+def _stop_reason(progress: Progress, settings: Settings, wall: float, full: bool, interrupted: bool) -> str | None:
+    if interrupted:
         return "interrupt"
     if settings.stop_reward is not None and progress.streak >= 2:
         return "stop_reward"

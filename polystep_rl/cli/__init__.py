@@ -85,24 +85,30 @@ def _run(name: str, args: list[str]) -> int:
     try:
         command = importlib.import_module(f"polystep_rl.cli.{name}")
         return command.run(args)
-    except SystemExit as stop:  # the help was printed
-        return stop.code if isinstance(stop.code, int) else USAGE
-    except UsageError as error:
-        return _fail(str(error), USAGE)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
     except BrokenPipeError:
         # Whoever read the output has gone; what is left in the buffer must not be written when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        return _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
-    except MemoryError as error:
-        return _fail(f"out of memory ({error}); use fewer candidates, episodes or hidden units", 1)
-    except Exception as error:
-        if _expected(error):
-            return _fail(str(error), 1)
-        raise
+    except SystemExit as stop:  # the help was printed
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except BaseException as error:
+        said, code = failure(error)
+        if said is None:
+            raise
+        return _fail(said, code)
+
+
+def failure(error: BaseException) -> tuple[str | None, int]:
+    """What a command says that ended with an exception, and its exit code; None for a bug, whose traceback is shown."""
+    if isinstance(error, UsageError):
+        return str(error), USAGE
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, OSError):
+        return f"{error.filename or 'output'}: {error.strerror or error}", 1
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error}); use fewer candidates, episodes or hidden units", 1
+    return (str(error) if isinstance(error, Exception) and _expected(error) else None), 1
 
 
 def _expected(error: Exception) -> bool:

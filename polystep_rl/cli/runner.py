@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,11 +18,13 @@ import numpy as np
 from rich.console import Console
 
 from polystep_rl import train as loop
+from polystep_rl.checkpoint import load_tree, save_tree
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.assemble import Parts, episodes_per_candidate, make_parts
 from polystep_rl.cli.initial import FILE as INIT_FILE
 from polystep_rl.cli.simulate import Task, close, evaluate_on_test, simulator_facts
 from polystep_rl.config import TrainConfig, to_plain
+from polystep_rl.distributed import everyone, from_leader, leads, processes
 from polystep_rl.policies import frozen, load_policy, mlp_policy, save_policy
 from polystep_rl.policies.io import BEST_POLICY, POLICY
 from polystep_rl.programs import programs
@@ -32,24 +35,53 @@ from polystep_rl.types import Env, HostEnv
 LINE_SECONDS = 0.5  # between two updates of the progress line
 
 
-class RunObserver(loop.Observer):
+class Watcher(loop.Observer):
+    """What every process of a run has: it can be interrupted, and knows which policy is deployed. It writes nothing."""
+
+    def __init__(self, parts: Parts, config: TrainConfig, wall_before: float = 0.0) -> None:
+        self.parts, self.config, self.stop = parts, config, False
+        self.began, self.wall_before = time.perf_counter(), wall_before
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds spent on this run, by all processes that worked on it one after another."""
+        return self.wall_before + time.perf_counter() - self.began
+
+    def last_and_best(self, progress: loop.Progress) -> tuple[loop.Params, loop.Params]:
+        """The centre where it is, and where it was best."""
+        last = jax.device_get(self.parts.strategy.params(progress.state))
+        return last, progress.best_params if np.isfinite(progress.best_return) else last  # nothing was evaluated yet
+
+    def finish(self, progress: loop.Progress) -> loop.Params:
+        """What the settings deploy."""
+        last, best = self.last_and_best(progress)
+        return best if self.config.deploy == "best" else last
+
+    def interrupted(self) -> bool:
+        return self.stop
+
+
+class RunObserver(Watcher):
     """Writes metrics, checkpoints and policies to the run folder, and shows the progress line."""
 
-    def __init__(self, run: RunDir, parts: Parts, config: TrainConfig, stream: TextIO, quiet: bool) -> None:
-        self.run, self.parts, self.config = run, parts, config
+    def __init__(
+        self,
+        run: RunDir,
+        parts: Parts,
+        config: TrainConfig,
+        stream: TextIO,
+        quiet: bool,
+        wall_before: float = 0.0,
+    ) -> None:
+        super().__init__(parts, config, wall_before)
+        self.run = run
         self.console = Console(file=stream, highlight=False, soft_wrap=True)
-        self.quiet, self.stop = quiet, False
-        self.began, self.wall_before = time.perf_counter(), 0.0
+        self.quiet = quiet
         self._shown, self._last_eval = 0.0, None
         # Where the rate behind the ETA is measured from: after the first chunk, then after the first evaluation,
         # since both of them compile.
         self._warm: tuple[float, int] | None = None
         self._warm_eval = False
-
-    @property
-    def wall_seconds(self) -> float:
-        """Seconds spent on this run, by all processes that worked on it."""
-        return self.wall_before + time.perf_counter() - self.began
 
     def generations(self, rows: list[loop.Row]) -> None:
         for row in rows:
@@ -99,13 +131,12 @@ class RunObserver(loop.Observer):
 
     def finish(self, progress: loop.Progress) -> loop.Params:
         """Write a checkpoint and both policies, the last and the best; returns the one that the settings deploy."""
-        last = jax.device_get(self.parts.strategy.params(progress.state))
-        best = progress.best_params if np.isfinite(progress.best_return) else last  # nothing was evaluated yet
+        last, best = self.last_and_best(progress)
         if progress.generation > 0:
             self.run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": self.wall_seconds})
         self._save(POLICY, last, progress, None)
         self._save(BEST_POLICY, best, progress, _best(progress))
-        return best if self.config.deploy == "best" else last
+        return super().finish(progress)
 
     def _meta(self, progress: loop.Progress) -> dict[str, Any]:
         return {
@@ -115,9 +146,6 @@ class RunObserver(loop.Observer):
             "generation": int(progress.generation),
             "env_steps": int(progress.env_steps),
         }
-
-    def interrupted(self) -> bool:
-        return self.stop
 
 
 def _best(progress: loop.Progress) -> float | None:
@@ -196,6 +224,26 @@ def _open(config: TrainConfig, output: Any, progress: loop.Progress) -> tuple[Ru
     return run, progress, wall
 
 
+def _open_together(
+    config: TrainConfig, output: Any, progress: loop.Progress
+) -> tuple[RunDir | None, loop.Progress, float]:
+    """`_open` by the leader; the others have no folder, and hear from it where the run stands."""
+    run, wall = None, 0.0
+    if leads():
+        run, progress, wall = _open(config, output, progress)
+    if processes() > 1 and output.resume is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "progress.safetensors"
+            if leads():
+                save_tree(file, progress, {"wall_seconds": wall})
+            data = from_leader(file.read_bytes() if leads() else None)
+            if data is not None and not leads():
+                file.write_bytes(data)
+                progress, meta = load_tree(file, progress)
+                wall = meta["wall_seconds"]
+    return run, progress, wall
+
+
 def run_any(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
     """Train with whatever algorithm the settings name; returns the summary."""
     if config.algo in GRADIENT:
@@ -214,7 +262,7 @@ def _saved_start(config: TrainConfig, output: Any) -> TrainConfig:
 
 
 def _judge_start(
-    run: RunDir, parts: Parts, config: TrainConfig, progress: loop.Progress
+    run: RunDir | None, parts: Parts, config: TrainConfig, progress: loop.Progress
 ) -> tuple[loop.Progress, dict[str, Any]]:
     """Evaluate the policy that the search starts at, before and after quantisation, and keep it: while nothing does
     better, it is the best. Returns the progress and the `init` object of the summary."""
@@ -227,9 +275,10 @@ def _judge_start(
             best_return=np.asarray(mean if np.isfinite(mean) else -np.inf, np.float32),
             eval_env_steps=np.asarray(progress.eval_env_steps + found.env_steps, np.int64),
         )
-    file = run.path / INIT_FILE
-    if file.with_suffix(".json").exists():
-        return progress, {"init": load_policy(file).meta["init"]}
+    file = None if run is None else run.path / INIT_FILE
+    saved = load_policy(file).meta["init"] if file is not None and file.with_suffix(".json").exists() else None
+    if everyone(np.bool_(saved is not None))[0]:
+        return progress, {"init": saved}
     judge = partial(evaluate_on_test, parts.env, episodes=config.test_episodes, seed=config.seed)
     spec, params = parts.initial.given
     start = judge(parts.policy, parts.initial.params)["mean_return"]
@@ -240,20 +289,26 @@ def _judge_start(
         "start_return": start,
         **parts.initial.report,
     }
-    save_policy(file, parts.initial.spec, parts.initial.params, {**Task.of(config)._asdict(), "init": report})
+    if file is not None:
+        save_policy(file, parts.initial.spec, parts.initial.params, {**Task.of(config)._asdict(), "init": report})
     return progress, {"init": report}
 
 
 def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
-    """Train as the settings say; returns the summary that `--json` prints and `summary.json` holds."""
+    """Train as the settings say; returns the summary that `--json` prints and `summary.json` holds.
+
+    Of several processes that do the run, the leader alone has a folder.
+    """
     parts = make_parts(_saved_start(config, output))
     settings = _settings(config, parts)
     if parts.initial is not None:
         config = dataclasses.replace(config, hidden=parts.policy.spec.hidden)
     progress = loop.start(parts.strategy, parts.start, parts.keys.strategy)
-    run, progress, wall_before = _open(config, output, progress)
-    observer = RunObserver(run, parts, config, stream, output.quiet)
-    observer.wall_before = wall_before
+    run, progress, wall_before = _open_together(config, output, progress)
+    if run is None:
+        observer = Watcher(parts, config, wall_before)
+    else:
+        observer = RunObserver(run, parts, config, stream, output.quiet, wall_before)
     if settings.wall_seconds is not None:
         settings = settings._replace(wall_seconds=settings.wall_seconds - wall_before)
     guard = interruptible(observer) if install_handler else contextlib.nullcontext()
@@ -269,7 +324,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
             best = observer.finish(progress)
             evaluation = evaluate_on_test(parts.env, parts.policy, best, config.test_episodes, config.seed)
         summary = {
-            "run_dir": str(run.path),
+            "run_dir": None if run is None else str(run.path),
             "env_steps": int(progress.env_steps),
             "candidates": int(progress.candidates),
             "episodes": int(progress.candidates) * episodes_per_candidate(config),
@@ -283,9 +338,10 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
             "eval": evaluation,
             **given,
         }
-        if result.stopped_by != "interrupt":
+        if run is not None and result.stopped_by != "interrupt":
             run.finish(summary)
     finally:
-        run.close()
+        if run is not None:
+            run.close()
         close(parts.evaluate, parts.evaluate_centre)
     return summary

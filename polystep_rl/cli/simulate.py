@@ -16,6 +16,7 @@ import numpy as np
 
 from polystep_rl.cli import UsageError
 from polystep_rl.config import TrainConfig
+from polystep_rl.distributed import jitted
 from polystep_rl.envs import make_any
 from polystep_rl.evaluate import Horizon, Penalty, device_evaluator, evaluate_params
 from polystep_rl.host import SimulatorError, host_evaluator
@@ -149,7 +150,7 @@ def centre_function(env: Env | HostEnv, policy: Policy, episodes: int, key: Key)
 
 @functools.lru_cache(maxsize=4)
 def _device_centre(env: Any, policy: Policy, episodes: int) -> Callable[[Key, Params], Evaluation]:
-    return jax.jit(functools.partial(evaluate_params, device_evaluator(env, policy, episodes)))
+    return jitted(functools.partial(evaluate_params, device_evaluator(env, policy, episodes)))
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from polystep_rl.cli import UsageError
+from polystep_rl.cli import UsageError, cluster
 from polystep_rl.cli.options import parse_options
 from polystep_rl.config import ConfigError, TrainConfig, load_yaml, preset, to_plain, to_yaml
 from polystep_rl.ranges import check_ranges
@@ -41,6 +41,13 @@ class Output:
     """Print the resolved settings as YAML and stop."""
     cores: int | None = None
     """CPU cores to use; all by default."""
+    coordinator: str | None = None
+    """One run by several processes, here or on many machines, each given the same command: host:port where process 0
+    will listen, or auto under Slurm, Open MPI, Kubernetes or on TPUs. See docs/scale.md."""
+    num_processes: int | None = None
+    """With --coordinator: how many."""
+    process_id: int | None = None
+    """With --coordinator: which one this is, from 0; process 0 writes the run folder."""
 
 
 # The flags of Output are off by default. Whether one of the config is depends on the preset: both --x and --no-x exist.
@@ -64,11 +71,18 @@ def _given(argv: Sequence[str], name: str, default: str) -> str:
     return default
 
 
+def _led(argv: Sequence[str], resume: str) -> bool:
+    """Whether the run folder may be where process 0 is, and nowhere else."""
+    return _given(argv, "coordinator", "") != "" and _given(argv, "process-id", "") != "0" and not Path(resume).is_dir()
+
+
 def parse(argv: Sequence[str]) -> TrainArgs:
     """Flags over the defaults of the preset, or over the settings of the run that is resumed."""
     resume = _given(argv, "resume", "")
     base = TrainConfig()
-    if resume:
+    if resume and _led(argv, resume):
+        config = base
+    elif resume:
         if not Path(resume).is_dir():
             raise UsageError(f"--resume {resume}: no such run folder; check the path")
         config = load_yaml(Path(resume) / "config.yaml")
@@ -87,8 +101,9 @@ def parse(argv: Sequence[str]) -> TrainArgs:
         raise UsageError(str(error)) from None
     if args.output.cores is not None and args.output.cores < 1:
         raise UsageError(f"cores was {args.output.cores}, expected at least 1")
+    cluster.check(args.output, args.config.algo)
     if resume:
-        for entry in dataclasses.fields(config):
+        for entry in dataclasses.fields(config) if not _led(argv, resume) else ():
             if getattr(config, entry.name) != getattr(args.config, entry.name) and entry.name not in BUDGETS:
                 raise UsageError(
                     f"--resume continues with the run's own settings: {entry.name} cannot change "
@@ -111,17 +126,31 @@ def run(argv: list[str]) -> int:
             print(to_yaml(args.config), end="")
         return 0
     assemble.setup_jax(args.output.cores)
+    with cluster.joined(args.output):
+        if args.output.coordinator is not None:
+            complete = args.output.resume is None or args.output.resume.is_dir()
+            args = dataclasses.replace(args, config=cluster.agreed_settings(args.config, complete))
+        return _train(args)
+
+
+def _train(args: TrainArgs) -> int:
+    """Train, and say how it ended; of several processes, the leader says it."""
+    from polystep_rl.cli.assemble import print_json
     from polystep_rl.cli.runner import run_any
+    from polystep_rl.distributed import leads
 
     stream = sys.stderr if args.output.json else sys.stdout
     summary = run_any(args.config, args.output, stream, install_handler=_in_main_thread())
-    if summary["stopped_by"] == "interrupt":
+    interrupted = summary["stopped_by"] == "interrupt"
+    if not leads():
+        return 130 if interrupted else 0
+    if interrupted:
         how = f"continue with: polystep-rl train --resume {summary['run_dir']}"
         if args.config.algo in GRADIENT:
             how = f"a run of {args.config.algo} cannot be continued; its policy so far is in {summary['run_dir']}"
         print(f"interrupted; {how}", file=sys.stderr)
     if args.output.json:
-        assemble.print_json(summary)
+        print_json(summary)
     elif not args.output.quiet:
         result = summary["eval"]
         print(
@@ -130,7 +159,7 @@ def run(argv: list[str]) -> int:
             f"{summary['wall_seconds']:.1f} s, stopped by {summary['stopped_by']}",
             file=stream,
         )
-    return 130 if summary["stopped_by"] == "interrupt" else 0
+    return 130 if interrupted else 0
 
 
 def _in_main_thread() -> bool:

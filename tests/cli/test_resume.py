@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -44,6 +45,13 @@ def killed_after(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunObserver, "generations", generations)
 
 
+def within(rows: list[dict], budget: int) -> list[dict]:
+    """The generations that a budget of env steps has room for: each begins only where one as long as the last fits."""
+    steps = np.diff([0, *(row["env_steps"] for row in rows)])
+    fits = [i == 0 or rows[i - 1]["env_steps"] + max(steps[i - 1], steps[i]) <= budget for i in range(len(rows))]
+    return rows[: fits.index(False)]
+
+
 @pytest.mark.parametrize(
     "settings", [PAPER, ADAM, CMA, EGGROLL, RACE], ids=["paper", "adam", "cma_es", "eggroll", "race"]
 )
@@ -55,8 +63,7 @@ def test_killed_and_resumed_then_extended(
     assert full.code == 0, full.err
     total = int(settings[settings.index("--total-timesteps") + 1])
     half = [str(total // 2) if x == str(total) else x for x in settings]
-    rows = read_metrics(whole / "metrics.csv")
-    first_half = [row for row in rows if row["env_steps"] <= total // 2]
+    first_half = within(read_metrics(whole / "metrics.csv"), total // 2)
     with monkeypatch.context() as patch:
         killed_after(len(first_half) - 1, patch)
         with pytest.raises(Killed):
