@@ -9,6 +9,7 @@ Whoever starts the processes calls ``jax.distributed.initialize`` first (the com
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -73,6 +74,17 @@ def from_leader(data: bytes | None) -> bytes | None:
         return None
     own = np.frombuffer(data, np.uint8) if leads() and data is not None else np.zeros(size, np.uint8)
     return everyone(own)[0].tobytes()
+
+
+def same_everywhere(tree: PyTree, text: str = "") -> bool:
+    """Whether all processes have the same arrays and keys, bit for bit, and the same text."""
+    if processes() == 1:
+        return True
+    found = zlib.crc32(text.encode())
+    for leaf in jax.tree.leaves(tree):
+        is_key = jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+        found = zlib.crc32(np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes(), found)
+    return len(set(everyone(np.uint32(found)).tolist())) == 1
 
 
 class Share(NamedTuple):

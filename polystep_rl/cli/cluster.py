@@ -123,9 +123,7 @@ def _join(output: Any) -> None:
             socket.getaddrinfo(output.coordinator.rpartition(":")[0].strip("[]"), None)
         except OSError as error:
             raise UsageError(f"--coordinator {where}: no such host ({error.strerror or error})") from None
-    late = threading.Timer(
-        JOIN_SECONDS - 2, _say_and_exit, [f"the processes of the run did not meet at {where} in time"]
-    )
+    late = threading.Timer(JOIN_SECONDS, _not_met, [where])
     late.daemon = True
     late.start()
     try:
@@ -133,18 +131,24 @@ def _join(output: Any) -> None:
             **given,
             num_processes=output.num_processes,
             process_id=output.process_id,
-            initialization_timeout=JOIN_SECONDS,
+            initialization_timeout=JOIN_SECONDS + 60,  # then JAX would abort the process
             heartbeat_timeout_seconds=GONE_SECONDS,
         )
     except ValueError as error:
         raise UsageError(
-            f"--coordinator {output.coordinator}: {error} (found no cluster that JAX knows, such as Slurm or Open MPI: "
-            "give host:port, --num-processes and --process-id)"
+            f"--coordinator {output.coordinator}: no cluster found that JAX knows, such as Slurm or Open MPI: give "
+            f"host:port, --num-processes and --process-id ({error})"
         ) from None
     except RuntimeError as error:
         raise UsageError(f"--coordinator {where}: {error}; is the port free?") from None
     finally:
         late.cancel()
+
+
+def _not_met(where: str) -> None:
+    said = f"the processes of the run did not meet within {JOIN_SECONDS} s at {where}: start all, with this address"
+    os.write(2, f"polystep-rl: error: {said}\n".encode())
+    os._exit(1)
 
 
 def _redirect() -> None:

@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 
-NOISE = re.compile(rb"\[Gloo\] |[IWEF]\d{4} .*(coordination_service|preemption_sync_manager|client\.h:)")
+NOISE = re.compile(rb"\[Gloo\] |[IWEF]\d{4} .*(coordination_service|preemption_sync_manager|add_port|client\.h:)")
 MORE = re.compile(rb"RPC: /xla|Additional GRPC|:UNKNOWN:|The tasks have crashed|\*\*\* Check failure| +@ +0x|\d*$")
 FATAL = b"Terminating process because the JAX distributed service"
 OURS = b"polystep-rl: error: "

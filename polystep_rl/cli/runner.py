@@ -24,7 +24,7 @@ from polystep_rl.cli.assemble import Parts, episodes_per_candidate, make_parts
 from polystep_rl.cli.initial import FILE as INIT_FILE
 from polystep_rl.cli.simulate import Task, close, evaluate_on_test, simulator_facts
 from polystep_rl.config import TrainConfig, to_plain
-from polystep_rl.distributed import everyone, from_leader, leads, processes
+from polystep_rl.distributed import everyone, from_leader, leads, processes, same_everywhere
 from polystep_rl.policies import frozen, load_policy, mlp_policy, save_policy
 from polystep_rl.policies.io import BEST_POLICY, POLICY
 from polystep_rl.programs import programs
@@ -51,6 +51,13 @@ class Watcher(loop.Observer):
         """The centre where it is, and where it was best."""
         last = jax.device_get(self.parts.strategy.params(progress.state))
         return last, progress.best_params if np.isfinite(progress.best_return) else last  # nothing was evaluated yet
+
+    def checkpoint(self, progress: loop.Progress) -> None:
+        if not same_everywhere(progress.state):
+            raise loop.TrainError(
+                f"generation {progress.generation}: the processes have come to different states of the search; "
+                "give them machines of one kind, with the same software"
+            )
 
     def finish(self, progress: loop.Progress) -> loop.Params:
         """What the settings deploy."""
@@ -122,6 +129,7 @@ class RunObserver(Watcher):
         return str(timedelta(seconds=round(seconds)))
 
     def checkpoint(self, progress: loop.Progress) -> None:
+        super().checkpoint(progress)
         self.run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": self.wall_seconds})
         self._save(BEST_POLICY, progress.best_params, progress, _best(progress))
 
@@ -303,6 +311,11 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
     settings = _settings(config, parts)
     if parts.initial is not None:
         config = dataclasses.replace(config, hidden=parts.policy.spec.hidden)
+    if not same_everywhere(parts.start, str(parts.policy.spec)):
+        raise UsageError(
+            f"the processes have made different policies for {config.env}: give them machines of one kind, with the "
+            "same software, and fix the input scales (--observation-scale bounds or none) where episodes are not seeded"
+        )
     progress = loop.start(parts.strategy, parts.start, parts.keys.strategy)
     run, progress, wall_before = _open_together(config, output, progress)
     if run is None:
