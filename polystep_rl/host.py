@@ -13,16 +13,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
 from polystep_rl.distributed import Share, everyone, joined_shares, processes, share_of
 from polystep_rl.evaluate import DEFAULT_MAX_BYTES, Horizon, Penalty, check_episodes, chunk_size
+from polystep_rl.host_policy import Forward, forward_of
 from polystep_rl.ledger import Ledger, SimulatorError
 from polystep_rl.rollout import WIDTH
 from polystep_rl.statistics import merge
-from polystep_rl.types import Array, Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
+from polystep_rl.types import Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
 
 MAX_SEED = 2**31 - 1
 
@@ -33,31 +33,6 @@ class HostLayout(NamedTuple):
     lanes: int = 512  # at most, all groups together
     groups: int = 2  # that take turns
     max_bytes: int = DEFAULT_MAX_BYTES  # bound on the parameters of candidates that exist at once
-
-
-class _Forward(NamedTuple):
-    """The compiled pieces of a policy."""
-
-    deploy: Callable[[Any, PyTree], PyTree]  # (decode, candidates) -> deployed, leaves (n, ...)
-    act: Callable[[PyTree, np.ndarray], Array]  # (weights of lanes (..., L), obs (L, o)) -> actions (L, ...)
-    # (deployed, candidate (L,), obs (L, o)) -> weights of lanes (..., L), actions (L, ...)
-    gather_and_act: Callable[[PyTree, np.ndarray, np.ndarray], tuple[PyTree, Array]]
-
-
-@functools.lru_cache(maxsize=8)
-def _forward(policy: Policy) -> _Forward:
-    def deploy(decode: Callable[[PyTree], Params], candidates: PyTree) -> PyTree:
-        return jax.vmap(policy.deploy)(decode(candidates))
-
-    def act(weights: PyTree, obs: Array) -> Array:
-        return jnp.moveaxis(policy.act_deployed(weights, obs.T), -1, 0)
-
-    def gather_and_act(deployed: PyTree, candidate: Array, obs: Array) -> tuple[PyTree, Array]:
-        weights = jax.tree.map(lambda x: jnp.moveaxis(x[candidate], 0, -1), deployed)
-        weights = jax.lax.optimization_barrier(weights)  # actions are rounded as those of `act`
-        return weights, act(weights, obs)
-
-    return _Forward(jax.jit(deploy), jax.jit(act), jax.jit(gather_and_act))
 
 
 class _Group:
@@ -119,6 +94,11 @@ class HostEvaluator:
         self._faults = self._all_faults = 0
 
     @property
+    def structured(self) -> bool:
+        """Whether it takes candidates that are never built."""
+        return self.policy.act_structured is not None
+
+    @property
     def grows(self) -> bool:
         """Whether episodes or the penalty change while the budget is spent."""
         return self.horizon.grows or self.penalty.grows
@@ -147,18 +127,17 @@ class HostEvaluator:
         self, key: Key, candidates: PyTree, decode: Callable[[PyTree], Params], share: float = 0.0
     ) -> Evaluation:
         self._limit = self.horizon.at(share, self.env.spec.horizon)
-        forward = _forward(self.policy)
         decode = decode if isinstance(decode, Partial) else Partial(decode)
         seeds = np.asarray(jax.random.randint(key, (self.episodes,), 0, MAX_SEED), np.int64)
         n = jax.tree.leaves(candidates)[0].shape[0]
         share_here = share_of(n, self.episodes, jax.process_index(), processes())
         own = jax.tree.map(lambda x: x[share_here.candidates], candidates)
-        parts = self._outcomes(forward, decode, own, seeds[share_here.episodes])
+        parts = self._outcomes(decode, own, seeds[share_here.episodes])
         returns, lengths, moments = self._together(share_here, parts, n)
         cost, bad = _finite_cost(returns - float(self.penalty.at(share)) * lengths)
         return Evaluation(cost, returns, lengths, lengths.sum(), moments, bad)  # type: ignore[arg-type]
 
-    def _outcomes(self, forward: _Forward, decode: Partial, candidates: PyTree, seeds: np.ndarray) -> list[Ledger]:
+    def _outcomes(self, decode: Partial, candidates: PyTree, seeds: np.ndarray) -> list[Ledger]:
         """Of some candidates and episodes, a chunk after the other."""
         n, parts = jax.tree.leaves(candidates)[0].shape[0], []
         if n == 0 or len(seeds) == 0:
@@ -167,7 +146,7 @@ class HostEvaluator:
         try:
             for first in range(0, n, size):
                 part = jax.tree.map(lambda x, first=first: x[first : first + size], candidates)
-                parts.append(self._roll_out(forward, forward.deploy(decode, part), seeds))
+                parts.append(self._roll_out(forward_of(self.policy, decode, part), seeds))
         except BaseException:
             self.close()  # its lanes are in the middle of something
             raise
@@ -196,19 +175,19 @@ class HostEvaluator:
             self._lanes = asked(self.env.lanes, width, groups, (self.seed + jax.process_index()) % MAX_SEED)
         return self._lanes
 
-    def _roll_out(self, forward: _Forward, deployed: PyTree, seeds: np.ndarray) -> Ledger:
-        n = jax.tree.leaves(deployed)[0].shape[0]
+    def _roll_out(self, forward: Forward, seeds: np.ndarray) -> Ledger:
+        n = jax.tree.leaves(forward.deployed)[0].shape[0]
         lanes = self._pool(n * len(seeds))
         offset = np.asarray(self.policy.spec.obs_offset, np.float64)
         ledger = Ledger(n, len(seeds), offset, self.collect_moments)
         groups = [_Group(lanes.width, len(offset)) for _ in range(lanes.groups)]
         for index, group in enumerate(groups):
-            self._send(lanes, index, group, ledger, forward, deployed, seeds)
+            self._send(lanes, index, group, ledger, forward, seeds)
         while any(group.sent.size for group in groups):
             for index, group in enumerate(groups):
                 if group.sent.size:
                     self._receive(lanes, index, group, ledger)
-                    self._send(lanes, index, group, ledger, forward, deployed, seeds)
+                    self._send(lanes, index, group, ledger, forward, seeds)
         return ledger
 
     def _receive(self, lanes: Lanes, index: int, group: _Group, ledger: Ledger) -> None:
@@ -236,8 +215,7 @@ class HostEvaluator:
         index: int,
         group: _Group,
         ledger: Ledger,
-        forward: _Forward,
-        deployed: PyTree,
+        forward: Forward,
         seeds: np.ndarray,
     ) -> None:
         idle = np.flatnonzero(group.pair < 0)[: ledger.left]
@@ -253,7 +231,7 @@ class HostEvaluator:
             return
         fresh, pair = group.fresh[sent], group.pair[sent]
         if changed:
-            group.weights, actions = forward.gather_and_act(deployed, group.candidate, group.obs)
+            group.weights, actions = forward.gather_and_act(forward.deployed, group.candidate, group.obs)
         else:
             actions = forward.act(group.weights, group.obs)
         if ledger.collect:

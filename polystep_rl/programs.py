@@ -176,7 +176,7 @@ class HostPrograms:
             proposal = self._ask(jax.random.fold_in(keys.strategy, number), state)
             episode_key = jax.random.fold_in(keys.episodes, number)
             share = (int(limits.total) - int(limits.room) + used) / int(limits.total)
-            decode = Partial(self._strategy.decode, state)
+            decode = _decoder(self._strategy, self._evaluate, state)
             found = _ask_evaluator(self._evaluate, episode_key, proposal.candidates, decode, share)
             last = int(found.env_steps)
             if used + last > limits.room and number > 0:

@@ -18,7 +18,8 @@ from polystep_rl.baselines.static import Static
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.assemble import make_scaled_policy, prior_moments
 from polystep_rl.cli.initial import initial
-from polystep_rl.cli.runner import interruptible, new_run, with_threshold
+from polystep_rl.cli.observer import interruptible
+from polystep_rl.cli.runner import new_run, with_threshold
 from polystep_rl.cli.simulate import (
     Task,
     centre_function,

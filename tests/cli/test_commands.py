@@ -20,7 +20,7 @@ import yaml
 
 from polystep_rl import __version__
 from polystep_rl.cli import COMMANDS
-from polystep_rl.cli.runner import RunObserver
+from polystep_rl.cli.observer import RunObserver
 from polystep_rl.config import TrainConfig, from_plain, preset
 from polystep_rl.envs import registered_ids
 from polystep_rl.loggers import read_metrics

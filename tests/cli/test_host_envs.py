@@ -21,7 +21,7 @@ import yaml
 from commands import assert_one_line, done
 
 from polystep_rl.cli import assemble
-from polystep_rl.cli.runner import RunObserver
+from polystep_rl.cli.observer import RunObserver
 from polystep_rl.cli.simulate import CALIBRATION_SEED, Task, keyword_arguments, make_env
 from polystep_rl.envs import gymnasium_env
 from polystep_rl.envs.single import make_single

@@ -16,7 +16,7 @@ import safetensors.numpy
 import yaml
 from commands import assert_one_line, done
 
-from polystep_rl.cli.runner import RunObserver
+from polystep_rl.cli.observer import RunObserver
 from polystep_rl.cli.simulate import centre_function, make_env
 from polystep_rl.loggers import read_metrics
 from polystep_rl.policies import SavedPolicy, frozen, load_policy, mlp_policy

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from polystep_rl.cli.runner import RunObserver
+from polystep_rl.cli.observer import RunObserver
 from polystep_rl.loggers import read_metrics
 
 PAPER = ("--preset", "paper", "--episodes", "4", "--total-timesteps", "150000", "--eval-freq", "30000")

@@ -7,12 +7,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
+from polystep_rl import polystep, subspace
+from polystep_rl.baselines.eggroll import eggroll
 from polystep_rl.evaluate import Horizon, Penalty
 from polystep_rl.host import HostLayout, SimulatorError, host_evaluator
 from polystep_rl.ledger import Ledger
 from polystep_rl.policies import make_policy
+from polystep_rl.programs import Limits, programs
 from polystep_rl.statistics import merge
+from polystep_rl.train import streams
 from polystep_rl.types import Moments
 
 _spec = importlib.util.spec_from_file_location("host_task", Path(__file__).with_name("host_task.py"))
@@ -237,3 +242,26 @@ def test_lanes_stay_with_their_candidate_and_every_pair_is_done_once(seed):
 def test_the_first_lanes_take_different_candidates():
     ledger = Ledger(5, 3, np.zeros(1), False)
     assert [pair // 3 for pair in ledger.begin([-1] * 5)] == list(range(5))
+
+
+@pytest.mark.parametrize("search", ["factored", "eggroll"])
+def test_candidates_that_are_never_built_return_the_same(search):
+    """Up to the rounding of their actions; in a generation of a host search, large policies are not built."""
+    env = PointEnv()
+    policy = make_policy(env.spec, (64, 64), "float32")
+    geometry = polystep.Geometry(dim=5)
+    strategy = eggroll(8) if search == "eggroll" else polystep.polystep(subspace.factored(1), geometry)
+    state = strategy.init(jax.random.key(0), policy.init(jax.random.key(1)))
+    few = jax.tree.map(lambda x: x[:12], strategy.ask(jax.random.key(2), state).candidates)
+    with host_evaluator(env, policy, R) as evaluator:
+        built, structured = (evaluator(KEY, few, Partial(f, state)) for f in (strategy.decode, strategy.structure))
+        np.testing.assert_allclose(structured.returns, built.returns, rtol=1e-4)
+        np.testing.assert_array_equal(structured.lengths, built.lengths)
+        assert len(np.unique(built.returns)) > R, "the candidates differ"
+
+        def builds(*args):
+            raise AssertionError("built")
+
+        host = programs(strategy._replace(decode=builds), evaluator, evaluator)
+        limits = Limits(*np.int32([0, 0, 1, 10**6, 10**6, 10**6]))
+        assert len(host.chunk(streams(0), state, limits)[1]["_ran"]) == 1
