@@ -30,6 +30,7 @@ from polystep_rl.baselines.spsa import DescentState, Members
 from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, Strategy, Structured
 
 HIGHEST = jax.lax.Precision.HIGHEST  # some GPUs would round the factors to 10 bits
+BLOCK = 16  # of a sum, written out
 
 
 class Factors(NamedTuple):
@@ -68,9 +69,30 @@ def perturbed_product(w: Array, a: Array, b: Array, sigma: float | Array, x: Arr
     y = jnp.matmul(w, x.reshape(x.shape[0], -1), precision=HIGHEST).reshape(w.shape[0], *x.shape[1:])
     a, b = (f.reshape(f.shape + (1,) * (x.ndim + 1 - f.ndim)) for f in (a, b))
     scale = jnp.asarray(sigma, w.dtype) / math.sqrt(a.shape[1])
+    along = jax.lax.platform_dependent(b, x, cpu=_along, default=lambda b, x: jnp.sum(b * x[:, None], axis=0))
     for r in range(a.shape[1]):
-        y = y + scale * a[:, r] * jnp.sum(b[:, r] * x, axis=0)
+        y = y + scale * a[:, r] * along[r]
     return y
+
+
+def _along(b: Array, x: Array) -> Array:
+    """B^T x, (r, *b): a chain of multiply-adds over the trailing axes, of ``b`` (k, r, *b) and ``x`` (k, *b).
+
+    A reduction of a leading axis runs down one column after the other on a CPU (measured: ten times as long).
+    """
+
+    def add(y: Array, start: Array | int, length: int) -> Array:
+        bs, xs = (jax.lax.dynamic_slice_in_dim(f, start, length) for f in (b, x))
+        for i in range(length):
+            y = y + bs[i] * xs[i]
+        return y
+
+    size, rest = divmod(x.shape[0], BLOCK)
+    shape = jnp.broadcast_shapes(b.shape[1:], x.shape[1:])
+    y = jnp.zeros(shape, x.dtype)
+    if size:
+        y = jax.lax.fori_loop(0, size, lambda i, y: add(y, i * BLOCK, BLOCK), y)
+    return add(y, size * BLOCK, rest)
 
 
 def perturbations(rank: int, state: DescentState, members: Members) -> PyTree:

@@ -160,7 +160,7 @@ def _integer_functions(spec: PolicySpec) -> Functions:
             seen = integer_features(jnp, spec.sides, obs, read, INPUT_UNIT)
             x = joined(jnp, spec.sides, [network(deployed, part) for part in seen], spec.action_size)
         if box is None:
-            return layers.argmax_groups(x, spec.groups) if spec.groups else layers.argmax_first(x)
+            return layers.choice(x, spec.groups, plans[-1].fan_in)
         if spec.sides is None:
             x = layers.requantise(x, plans[-1].mult, plans[-1].shift)
         else:  # of the size, so that mirrored sums give mirrored actions
@@ -242,7 +242,7 @@ def _float_functions(spec: PolicySpec) -> Functions:
             seen = features(jnp, spec.sides, obs, read)
             x = joined(jnp, spec.sides, [network(layer, part) for part in seen], spec.action_size)
         if spec.head != "box":
-            return layers.argmax_groups(x, spec.groups) if spec.groups else layers.argmax_first(x)
+            return layers.choice(x, spec.groups, sizes[-1][0])
         y = x if spec.squash == "clip" else jnp.tanh(x)
         mid, half = high * np.float32(0.5) + low * np.float32(0.5), high * np.float32(0.5) - low * np.float32(0.5)
         lo, hi, centre, reach = (layers.align(jnp.asarray(c), 1, x.ndim - 1) for c in (low, high, mid, half))

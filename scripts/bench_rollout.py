@@ -11,6 +11,9 @@ before an episode's end; `share` is the useful part of the lane steps, those of 
 Slow peers get the first policies of a population only. Everything is measured in turns, several times; the best time
 of each counts, so that other load on the machine disturbs little of it. `cores` is CPU time over wall time of that
 best run: well below the number of cores means that the machine was busy with something else.
+
+The *ladder* (`--sections ladder`, without peers): CartPole, Acrobot and Pendulum in every precision with 16, 64 and 256
+hidden units, and the part of the machine's arithmetic limit that the operations of their living steps reach.
 """
 
 from __future__ import annotations
@@ -18,21 +21,23 @@ from __future__ import annotations
 import functools
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "_peers"))
+from _bench import ladder
+from _bench.cases import Case, cpu_model, measure
+from process import EVOSAX, PEERS, Peer
 from protocol import timed
 
 from polystep_rl.cli.assemble import LoadedRun, load_run, setup_jax
@@ -44,16 +49,9 @@ from polystep_rl.types import Params, PolicySpec
 ENVS = {"CartPole-v1": 500.0, "Acrobot-v1": -95.0}  # and the evaluation return at which training stops
 POPULATIONS = ("random", "solved")
 OURS = "polystep_rl"
-EVOSAX, POLYSTEP = "evosax+gymnax", "polystep"
-PEERS = {  # worker, its variants, requirements (gymnax imports six and does not say so)
-    EVOSAX: ("evosax_gymnax.py", ("default", "lean"), ("evosax==0.3.2", "gymnax==1.0.1", "six")),
-    POLYSTEP: ("polystep_torch.py", ("default",), ("polystep==1.1.0", "torch==2.13.0", "gymnasium>=1.2", "numpy>=2")),
-}
 BARS = {"CartPole-v1": 20, "Acrobot-v1": 10}  # living steps/s of binary policies over lockstep ones of evosax+gymnax
 SHARE_BAR = 0.95  # of the lane steps, useful
 JUDGED = "binary"
-# What takes long gets a part of the population, and fewer turns; polystep steps Acrobot in Python.
-SLOW = {(POLYSTEP, "CartPole-v1"): (512, 7), (POLYSTEP, "Acrobot-v1"): (16, 2), (EVOSAX, "Acrobot-v1"): (2048, 3)}
 
 
 @dataclass
@@ -74,106 +72,8 @@ class Args:
     """Where the virtual environments of the peers are kept."""
     peers: bool = True
     """Also measure the peers."""
-
-
-@dataclass
-class Case:
-    """One evaluator on one population."""
-
-    name: str
-    precision: str
-    env: str
-    population: str
-    candidates: int
-    episodes: int
-    lockstep: int  # steps
-    living: int  # steps
-    run: Callable[[], dict[str, float]] = field(repr=False)
-    turns: int
-    share: float | None = None  # of the lane steps, useful
-    times: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def best(self) -> dict[str, float]:
-        return min(self.times, key=lambda t: t["wall"])
-
-    def rate(self, kind: str) -> float:
-        """Million steps per second; kind is lockstep or living."""
-        return getattr(self, kind) / self.best["wall"] / 1e6
-
-    def as_json(self) -> dict[str, Any]:
-        plain = {key: value for key, value in vars(self).items() if key != "run"}
-        return {
-            **plain,
-            "lockstep_per_second": 1e6 * self.rate("lockstep"),
-            "living_per_second": 1e6 * self.rate("living"),
-        }
-
-
-class Peer:
-    """A worker process in a virtual environment of its own."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        worker, self.variants, requirements = PEERS[name]
-        python = _environment(folder / name.replace("+", "-"), requirements)
-        script = Path(__file__).parent / "_peers" / worker
-        variables = {
-            key: value for key, value in os.environ.items() if not key.startswith(("PYTHONPATH", "XLA_", "JAX_"))
-        }
-        self.name, self.versions = name, {}
-        self.log = tempfile.TemporaryFile("w+")
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            [str(python), str(script)], stdin=pipe, stdout=pipe, stderr=self.log, text=True, env=variables
-        )
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """The worker's answer; RuntimeError, one line, where it has none."""
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            self.log.seek(0)
-            raise RuntimeError((self.log.read().strip() or "the worker ended").splitlines()[-1])
-        answer = json.loads(line)
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
-
-    def case(
-        self, env: str, population: str, variant: str, weights: dict[str, np.ndarray], args: Args, folder: str
-    ) -> Case:
-        """Prepare a population; weights as in the worker's protocol."""
-        most, turns = SLOW.get((self.name, env), (args.candidates, args.turns))
-        weights = {key: value[:most] for key, value in weights.items()}
-        path = os.path.join(folder, f"{env}-{population}-{self.name}.npz")
-        np.savez(path, **weights)
-        key, n = f"{env}-{population}-{variant}", len(weights["w0"])
-        answer = self.ask(prepare=key, env=env, weights=path, episodes=args.episodes, variant=variant)
-        self.versions = answer["versions"]
-        steps = answer["lockstep"], answer["living"]
-        run = functools.partial(self.ask, run=key)
-        name = self.name if variant == "default" else f"{self.name} {variant}"
-        return Case(name, "float32", env, population, n, args.episodes, *steps, run, min(args.turns, turns))
-
-
-def _environment(folder: Path, requirements: tuple[str, ...]) -> Path:
-    """Its Python; the environment is made again where its requirements have changed. RuntimeError where it fails."""
-    python, stamp = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"), folder / "requirements.txt"
-    wanted = "\n".join((*requirements, f"# Python {platform.python_version()}", ""))
-    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
-        return python
-    print(f"installing {' '.join(requirements)}", file=sys.stderr)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
-    for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], pip):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(((done.stderr or done.stdout).strip() or "failed").splitlines()[-1])
-    stamp.write_text(wanted)
-    return python
+    sections: tuple[Literal["populations", "ladder"], ...] = ("populations", "ladder")
+    """What to measure; the ladder has no peers."""
 
 
 def trained(env_id: str, precision: str, folder: str) -> LoadedRun:
@@ -215,14 +115,6 @@ def plain_weights(spec: PolicySpec, deployed: Params) -> dict[str, np.ndarray]:
     w0 = deployed["0"]["w"] / scale
     weights = {"w0": w0, "b0": deployed["0"]["b"] - w0 @ offset, "w1": deployed["1"]["w"], "b1": deployed["1"]["b"]}
     return {key: np.asarray(value, np.float32) for key, value in weights.items()}
-
-
-def measure(cases: list[Case]) -> None:
-    """In turns, so that a busy moment of the machine meets one measurement of each and not all of one."""
-    for turn in range(max(case.turns for case in cases)):
-        for case in cases:
-            if turn < case.turns:
-                case.times.append(case.run())
 
 
 def report(cases: list[Case]) -> None:
@@ -271,13 +163,8 @@ def verdicts(cases: list[Case]) -> list[dict[str, Any]]:
     return results
 
 
-def main(args: Args) -> None:
-    """Prepare, measure, print."""
-    precisions = PRECISIONS
-    if args.quick:
-        args.candidates, args.turns, precisions = min(args.candidates, 64), 2, ("float32", "binary")
-    setup_jax()
-    load_before = os.getloadavg()
+def populations(args: Args, precisions: tuple[str, ...]) -> dict[str, Any]:
+    """Prepare, measure and print random and solved policies, beside the peers."""
     peers, missing = [], {}
     for name in PEERS if args.peers else ():
         try:
@@ -306,10 +193,7 @@ def main(args: Args) -> None:
     for peer in peers:
         peer.process.stdin.close()
         peer.process.wait()
-    load = {"before": load_before, "after": os.getloadavg()}
-    cpu = system_info()["cpu_count"]
-    print(f"{cpu} cores, load average {load['before'][0]:.2f} before and {load['after'][0]:.2f} after", end="")
-    print(f"; {args.episodes} episodes per policy, best of {args.turns} turns")
+    print(f"{args.episodes} episodes per policy, best of {args.turns} turns")
     report(cases)
     print()
     for v in (results := verdicts(cases)):
@@ -319,25 +203,35 @@ def main(args: Args) -> None:
         )
     for name, reason in missing.items():
         print(f"{name}: not measured: {reason}")
+    return {
+        "peers": {peer.name: peer.versions for peer in peers if peer.name not in missing},
+        "missing": missing,
+        "verdicts": results,
+        "cases": [case.as_json() for case in cases],
+    }
+
+
+def main(args: Args) -> None:
+    """Measure, print, write."""
+    precisions, rungs = PRECISIONS, ladder.Settings()
+    if args.quick:
+        args.candidates, args.turns, precisions = min(args.candidates, 64), 2, ("float32", "binary")
+        rungs = ladder.Settings(precisions=precisions, hidden=(16,), turns=2, scale=0.01)
+    setup_jax()
+    record: dict[str, Any] = {}
+    load_before = os.getloadavg()
+    if "populations" in args.sections:
+        record |= populations(args, precisions)
+    if "ladder" in args.sections:
+        record["ladder"] = ladder.measure(rungs)
+        print(f"\n{ladder.table(record['ladder'])}")
+    load = {"before": load_before, "after": os.getloadavg()}
+    cpu = system_info()["cpu_count"]
+    print(f"{cpu} cores, load average {load['before'][0]:.2f} before and {load['after'][0]:.2f} after")
     if args.json:
-        record = {
-            "system": {**system_info(), "cpu": cpu_model(), "load_average": load},
-            "args": {**asdict(args), "json": None, "envs_dir": None},
-            "peers": {peer.name: peer.versions for peer in peers if peer.name not in missing},
-            "missing": missing,
-            "verdicts": results,
-            "cases": [case.as_json() for case in cases],
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def cpu_model() -> str:
-    """As Linux names it; what Python knows elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+        system = {**system_info(), "cpu": cpu_model(), "load_average": load}
+        options = {**asdict(args), "json": None, "envs_dir": None}
+        args.json.write_text(json.dumps({"system": system, "args": options, **record}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

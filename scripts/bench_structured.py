@@ -134,7 +134,9 @@ def measure(size: str, search: str, route: str, args: Args) -> dict[str, float]:
         seconds["forward"].append(after - middle)
         seconds["generation"].append(time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {**{name: min(found[1:]) for name, found in seconds.items()}, "peak_bytes": peak, "parameters": many // 4}
+    on_device = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")  # a CPU has no such count
+    memory = {"peak_bytes": peak, **({} if on_device is None else {"device_peak_bytes": on_device})}
+    return {**{name: min(found[1:]) for name, found in seconds.items()}, **memory, "parameters": many // 4}
 
 
 def plain(params: Params) -> Any:

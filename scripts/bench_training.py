@@ -36,6 +36,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "_peers"))
 import bench_rollout
+from _bench.cases import cpu_model, measure
+from process import POLYSTEP, Peer
 from protocol import timed
 
 from polystep_rl import train as loop
@@ -103,9 +105,9 @@ def peer_rate(args: Args, folder: str) -> float:
     policy = make_policy(make(ENV).spec, (16,), "float32")
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(1), 16))
     weights = bench_rollout.plain_weights(policy.spec, jax.device_get(jax.vmap(policy.deploy)(params)))
-    peer = bench_rollout.Peer(bench_rollout.POLYSTEP, args.envs_dir)
+    peer = Peer(POLYSTEP, args.envs_dir)
     case = peer.case(ENV, "random", "default", weights, bench_rollout.Args(turns=3), folder)
-    bench_rollout.measure([case])
+    measure([case])
     peer.process.stdin.close()
     peer.process.wait()
     return 1e6 * case.rate("living")
@@ -178,7 +180,7 @@ def main(args: Args) -> None:
     with tempfile.TemporaryDirectory() as folder:
         record = {"devices": devices(args), "starts": starts(folder), "training": training(args, folder)}
     if args.json:
-        system = {**system_info(), "cpu": bench_rollout.cpu_model(), "load_average": os.getloadavg()}
+        system = {**system_info(), "cpu": cpu_model(), "load_average": os.getloadavg()}
         options = {**asdict(args), "json": None, "envs_dir": None}
         args.json.write_text(json.dumps({"system": system, "args": options, **record}, indent=1) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
@@ -124,3 +125,66 @@ def _publish(study: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts/search_study.py"), str(study), "--report"]
     command += ["--out", str(folder), "--publish", str(folder / "study")]
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def test_a_broken_law_of_devices_is_found() -> None:
+    """Costs that depend on the number of lanes, other actions of an integer policy, and a step that is not the same."""
+    parity = runpy.run_path(str(ROOT / "scripts" / "_bench" / "parity.py"))
+    actions, returns = np.zeros((4, 5), np.int32), np.ones((4, 2), np.float32)
+    costs = np.arange(4, dtype=np.float32)
+    same = parity["Found"](
+        "binary", (actions, actions), 1e-6, (returns, 2 * returns), (returns, returns), {64: costs, 640: costs}
+    )
+    assert parity["broken"](same) == [], "other episodes break no law"
+    other = costs.copy()
+    other[2] = np.nextafter(other[2], 3)
+    flipped = actions.copy()
+    flipped[0, 0] = 1
+    for change, said in (
+        ({"lane_costs": {64: costs, 640: other}}, "1 of 4 costs differ on 64 and 640 lanes"),
+        ({"actions": (actions, flipped)}, "1 of 20 actions differ on the same observations"),
+        ({"step_deviation": 0.01}, "a step deviates by 1.00e-02, more than 0.001"),
+        ({"step_deviation": float("nan")}, "a step deviates by nan, more than 0.001"),
+    ):
+        assert parity["broken"](same._replace(**change)) == [said]
+        assert parity["summary"](same._replace(**change))["broken"] == [said]
+    assert not parity["broken"](same._replace(precision="float32", actions=(actions, flipped)))
+
+
+@pytest.mark.slow
+def test_the_gpu_suite_is_tried_on_a_cpu(tmp_path: Path) -> None:
+    """Every section has its figures, a reason or an error; a later call adds to the file."""
+    script, record = ROOT / "scripts" / "gpu_suite.py", tmp_path / "suite.json"
+    for sections, minutes in ((("rollout", "parity", "g1"), "10"), (("memory",), "0")):
+        command = [sys.executable, str(script), "--quick", "--json", str(record), "--minutes", minutes]
+        done = subprocess.run([*command, "--sections", *sections], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = json.loads(record.read_text(encoding="utf-8"))
+    assert found["hardware"]["jax_default_matmul_precision"] == "highest" and found["hardware"]["kind"]
+    assert found["broken"] == []
+    sections = found["sections"]
+    assert set(sections) == {"rollout", "parity", "memory", "g1"}
+    assert len(sections["rollout"]["tasks"]) == 3
+    for task in sections["rollout"]["tasks"].values():
+        assert task["limit"] > 1e9 and all(0 < row["of_limit"] < 1 for row in task["rows"])
+    assert len(sections["parity"]["rows"]) == 6
+    for row in sections["parity"]["rows"]:
+        assert row["same_actions"] == 1 or not sections["parity"]["trivial"]
+        assert len(row["lanes"]) > 1
+    assert sections["memory"]["error"] == "cut after 0 s"
+    assert "rates" in sections["g1"] or "skipped" in sections["g1"]
+
+
+def test_operations_are_counted_by_hand() -> None:
+    """A linear policy on two observations: what it multiplies and adds, once per lane."""
+    operations = runpy.run_path(str(ROOT / "scripts" / "_bench" / "operations.py"))
+    count = operations["count_all"]
+    w, x = jax.ShapeDtypeStruct((3, 2), np.float32), jax.ShapeDtypeStruct((2, 5), np.float32)
+    assert count(jax.make_jaxpr(lambda w, x: w @ x)(w, x).jaxpr) == 2 * 3 * 2 * 5
+    assert count(jax.make_jaxpr(lambda x: (x.T * 2).sum())(x).jaxpr) == 10 + 10
+    looped = jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 7, lambda i, y: y * x, x))(x).jaxpr
+    assert 70 <= count(looped) <= 70 + 4 * 7, "and the loop's counter"
+    words = jax.ShapeDtypeStruct((4,), np.uint32)
+    assert count(jax.make_jaxpr(lambda a, b: jax.lax.population_count(a ^ b))(words, words).jaxpr) == 8
+    with pytest.raises(ValueError, match="not known"):
+        count(jax.make_jaxpr(lambda x: jax.lax.while_loop(lambda y: y.sum() > 0, lambda y: y - 1, x))(x).jaxpr)
