@@ -159,7 +159,7 @@ def save(path: Path, record: dict[str, Any]) -> None:
 
 def run(section: str, seconds: float, quick: bool) -> dict[str, Any]:
     """What a section found in its time, with an `error` where it did not end well."""
-    began = time.monotonic()
+    began, seconds = time.monotonic(), max(1.0, seconds)
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         command = [sys.executable, __file__, "--child", section, "--json", str(found), *(["--quick"] if quick else [])]
@@ -169,7 +169,7 @@ def run(section: str, seconds: float, quick: bool) -> dict[str, Any]:
             process = subprocess.Popen(command, stderr=log, env=variables, start_new_session=True)
             error = None
             try:
-                if process.wait(max(1.0, seconds)):
+                if process.wait(seconds):
                     log.seek(0)
                     error = (log.read().strip() or f"exit status {process.returncode}").splitlines()[-1]
             except subprocess.TimeoutExpired:
