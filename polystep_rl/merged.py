@@ -1,0 +1,231 @@
+"""Several searches of one kind as one program: their candidates meet in one rollout.
+
+A search asks, decodes and tells by itself, one after the other in a loop within the program, so that it rounds as it
+does alone; only episodes are simulated together, and what an episode returns depends on no other. Searches that pause
+or have ended come last, and are in no loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
+
+from polystep_rl.evaluate import AXIS, MAX_STEPS, MadeOf, chunk_size, gathered, outcome, pad
+from polystep_rl.programs import MAX_CHUNK, Limits, _row
+from polystep_rl.rollout import Episodes, rollout
+from polystep_rl.types import Array, Evaluation, Evaluator, Key, Moments, Proposal, PyTree, State, Strategy
+
+WAITING = 0.5  # share of the seeds that are through with a chunk before the others pause, too
+
+MergedEvaluator = Callable[[Key, PyTree, Partial, Array], tuple[Array, Array]]
+
+
+def made_of(evaluate: Evaluator) -> MadeOf | None:
+    """What an evaluator was made of, if those of several searches can be merged."""
+    made: MadeOf | None = getattr(evaluate, "made_of", None)
+    if made is None or made.collect_moments or made.horizon.grows:
+        return None
+    return made
+
+
+def seeds_that_fit(strategy: Strategy, evaluate: Evaluator, state: PyTree, key: Key) -> int:
+    """How many searches' populations fit into ``Layout.max_bytes`` at once, at least one."""
+    made = made_of(evaluate)
+    assert made is not None
+    candidates = jax.eval_shape(strategy.ask, key, state).candidates
+    n = jax.tree.leaves(candidates)[0].shape[0]
+    devices = len(made.layout.devices or jax.devices())
+    decode = Partial(strategy.decode, state)
+    fit = chunk_size(decode, made.policy, candidates, made.layout.max_bytes) // -(-n // devices)
+    steps = n * made.episodes * int(made.horizon.at(1.0, made.env.spec.horizon))
+    return max(1, min(fit, MAX_STEPS // steps))
+
+
+def merged_evaluator(made: MadeOf) -> MergedEvaluator:
+    """(keys (S,), candidates with leaves (S, n, ...), decode, count) -> returns and lengths (S, n, r).
+
+    The first ``count`` searches are evaluated, and the rest is zero. ``decode`` is a Partial whose arguments have
+    leaves (S, ...). The candidates of every search are split over the devices, or, where there are fewer of them than
+    devices, its episodes, so that devices have equal shares of whatever goes on.
+    """
+    env, policy, episodes = made.env, made.policy, made.episodes
+    mesh = Mesh(np.array(made.layout.devices or jax.devices()), (AXIS,))
+    limit = int(made.horizon.at(0.0, env.spec.horizon))
+
+    def shard(decode: Partial, candidates: PyTree, real: Array, keys: Key, count: Array) -> Episodes:
+        def ready(s: Array) -> PyTree:
+            return jax.vmap(policy.deploy)(taken(decode, s)(taken(candidates, s)))
+
+        deployed = each(ready, count, keys.shape[0])
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), deployed)
+        out = rollout(
+            env, policy, flat, keys, made.layout.rollout, False, real.sum(), limit, made.horizon.over, count
+        )
+        return gathered(out) if mesh.size > 1 else jax.tree.map(lambda x: x[None], out)
+
+    def evaluate(keys: Key, candidates: PyTree, decode: Partial, count: Array) -> tuple[Array, Array]:
+        n = jax.tree.leaves(candidates)[0].shape[1]
+        starts = jax.vmap(lambda key: jax.random.split(key, episodes))(keys)
+        by_candidate = n >= mesh.size
+        if by_candidate:
+            candidates = jax.tree.map(lambda x: pad(x, mesh.size, 1), candidates)
+            real = pad(jnp.ones(n, bool), mesh.size)
+        else:  # the padding is some episodes once more
+            real = jnp.ones(n, bool)
+            starts = starts[:, np.arange(-(-episodes // mesh.size) * mesh.size) % episodes]
+        given = (decode, candidates, real, starts, count)
+        call = shard
+        if mesh.size > 1:
+            whole, second = PartitionSpec(), PartitionSpec(None, AXIS)
+            given = jax.lax.with_sharding_constraint(given, NamedSharding(mesh, whole))
+            split = (second, PartitionSpec(AXIS), whole) if by_candidate else (whole, whole, second)
+            call = jax.shard_map(
+                shard, mesh=mesh, in_specs=(whole, *split, whole), out_specs=whole, check_vma=False
+            )
+        parts = call(*given)
+        axis = 1 if by_candidate else 2
+        join = lambda x: jnp.concatenate(list(x), axis=axis)[:, :n, :episodes]  # noqa: E731
+        return join(parts.returns), join(parts.lengths)
+
+    return evaluate
+
+
+def taken(tree: PyTree, index: Array) -> PyTree:
+    """Row ``index`` of every leaf."""
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def put(tree: PyTree, index: Array, row: PyTree) -> PyTree:
+    """The tree with row ``index`` of every leaf replaced."""
+    return jax.tree.map(lambda x, new: x.at[index].set(new), tree, row)
+
+
+def each(function: Callable[[Array], PyTree], count: Array, size: int) -> PyTree:
+    """function(0), ..., function(count - 1), one after the other, as leaves (size, ...) with zeros behind."""
+    blank = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), jax.eval_shape(function, jnp.int32(0)))
+    return jax.lax.fori_loop(0, count, lambda i, rows: put(rows, i, function(i)), blank)
+
+
+def judged(made: MadeOf, returns: Array, lengths: Array, share: Array) -> Evaluation:
+    """The evaluation of one search, from its returns and lengths (n, r)."""
+    zeros = jnp.zeros(len(made.policy.spec.obs_offset), returns.dtype)
+    return outcome(returns, lengths, made.penalty, share, Moments(zeros[0], zeros, zeros))
+
+
+class _Given(NamedTuple):
+    """What a chunk is given; what belongs to the searches has leaves (S, ...)."""
+
+    strategy: Strategy
+    made: MadeOf
+    keys: Any  # Streams
+    limits: Limits
+
+
+class _Chunk(NamedTuple):
+    """Where a chunk stands; all but i for every search."""
+
+    i: Array  # () int32, generations so far of the searches that still run
+    states: State  # leaves (S, ...)
+    used: Array  # (S,) int32, env steps
+    last: Array  # (S,) int32, of the last generation
+    stop: Array  # (S,) bool
+    over: Array  # (S,) bool, whether the last generation did not fit into the budget and was undone
+    log: dict[str, Array]  # (MAX_CHUNK, S)
+
+
+def chunk_function(strategy: Strategy, made: MadeOf) -> jax.stages.Wrapped:
+    """Jitted (keys, states, limits), leaves (S, ...): some generations of S searches -> (states, log, over).
+
+    As `programs`' chunk of one search, with leaves (MAX_CHUNK, S) of the log; every search runs from the first
+    generation of the chunk on, without a pause. The chunk ends once as many as `WAITING` have reached their limits.
+    """
+    evaluate = merged_evaluator(made)
+
+    def run(keys: Any, states: State, limits: Limits) -> tuple[State, dict[str, Array], Array]:
+        given, start = _Given(strategy, made, keys, limits), _beginning(states, limits)
+        shapes = jax.eval_shape(lambda: _example_row(given, start))
+        log = {name: jnp.zeros((MAX_CHUNK, *start.used.shape, *x.shape), x.dtype) for name, x in shapes.items()}
+        start = start._replace(log=log)
+        began = _running(start, limits).sum()
+
+        def go_on(now: _Chunk) -> Array:
+            running = _running(now, limits).sum()
+            return (running > 0) & ((now.i == 0) | (running > (1 - WAITING) * began))
+
+        end = jax.lax.while_loop(go_on, lambda now: _generation(given, evaluate, now), start)
+        return end.states, end.log, end.over
+
+    return jax.jit(run)
+
+
+def _beginning(states: State, limits: Limits) -> _Chunk:
+    last = jnp.asarray(limits.last_steps)
+    no = jnp.zeros(last.shape, bool)
+    return _Chunk(jnp.int32(0), states, jnp.zeros_like(last), last, no, no, {})
+
+
+def _running(now: _Chunk, limits: Limits) -> Array:
+    """(S,) bool, which searches have another generation to do."""
+    fits = (now.used + now.last <= limits.room) & (now.used < limits.due)
+    return (now.i < limits.generations) & fits & ~now.stop
+
+
+def _generation(given: _Given, evaluate: MergedEvaluator, now: _Chunk) -> _Chunk:
+    """One generation of every search that runs; they come first in ``order``."""
+    running = _running(now, given.limits)
+    count, order = running.sum(dtype=jnp.int32), jnp.argsort(~running, stable=True)
+    proposals = each(lambda j: _ask(given, now, order[j]), count, order.size)
+    numbers = given.limits.generation + now.i
+    episode_keys = jax.vmap(jax.random.fold_in)(given.keys.episodes, numbers)[order]
+    decode = Partial(given.strategy.decode, taken(now.states, order))
+    returns, lengths = evaluate(episode_keys, proposals.candidates, decode, count)
+
+    def turn(j: Array, now: _Chunk) -> _Chunk:
+        s = order[j]
+        return _booked(given.limits, now, s, *_tell(given, now, s, taken(proposals, j), returns[j], lengths[j]))
+
+    return jax.lax.fori_loop(0, count, turn, now)._replace(i=now.i + 1)
+
+
+def _ask(given: _Given, now: _Chunk, s: Array) -> Proposal:
+    key = jax.random.fold_in(given.keys.strategy[s], given.limits.generation[s] + now.i)
+    return given.strategy.ask(key, taken(now.states, s))
+
+
+def _tell(
+    given: _Given, now: _Chunk, s: Array, proposal: Proposal, returns: Array, lengths: Array
+) -> tuple[State, dict[str, Array]]:
+    limits = taken(given.limits, s)
+    found = judged(given.made, returns, lengths, (limits.total - limits.room + now.used[s]) / limits.total)
+    state, info = given.strategy.tell(taken(now.states, s), proposal, found.cost)
+    return given.strategy.observe(state, found.obs_moments), {**_row(info, found), "_ran": jnp.bool_(True)}
+
+
+def _example_row(given: _Given, now: _Chunk) -> dict[str, Array]:
+    """A row of the log, for its shapes."""
+    s = jnp.int32(0)
+    proposal = _ask(given, now, s)
+    shape = (jax.tree.leaves(proposal.candidates)[0].shape[0], given.made.episodes)
+    return _tell(given, now, s, proposal, jnp.zeros(shape), jnp.zeros(shape, jnp.int32))[1]
+
+
+def _booked(limits: Limits, now: _Chunk, s: Array, state: State, row: dict[str, Array]) -> _Chunk:
+    """The chunk after a generation of search s, which is undone where the budget has no room for it."""
+    used, steps = now.used[s], row["_steps"]
+    over = (used + steps > limits.room[s]) & (limits.generation[s] + now.i > 0)
+    state = jax.tree.map(lambda old, new: jax.lax.select(over, old, new), taken(now.states, s), state)
+    row = row | {"_ran": ~over}
+    return now._replace(
+        states=put(now.states, s, state),
+        used=now.used.at[s].add(steps),
+        last=now.last.at[s].set(steps),
+        stop=now.stop.at[s].set(row["_failed"] | over),
+        over=now.over.at[s].set(over),
+        log={name: now.log[name].at[now.i, s].set(row[name]) for name in now.log},
+    )
