@@ -123,9 +123,7 @@ class MadeOf(NamedTuple):
     horizon: Horizon
 
 
-def outcome(
-    returns: Array, lengths: Array, penalty: Penalty, share: Array | float, moments: Moments
-) -> Evaluation:
+def outcome(returns: Array, lengths: Array, penalty: Penalty, share: Array | float, moments: Moments) -> Evaluation:
     """What returns and lengths (n, r) amount to."""
     cost, nonfinite = finite_cost(returns if penalty == Penalty() else returns - penalty.at(share) * lengths)
     return Evaluation(cost, returns, lengths, lengths.sum(), moments, nonfinite)

@@ -16,35 +16,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from polystep_rl.evaluate import AXIS, MAX_STEPS, MadeOf, chunk_size, gathered, outcome, pad
+from polystep_rl.evaluate import AXIS, MadeOf, gathered, outcome, pad
 from polystep_rl.programs import MAX_CHUNK, Limits, _row
 from polystep_rl.rollout import Episodes, rollout
-from polystep_rl.types import Array, Evaluation, Evaluator, Key, Moments, Proposal, PyTree, State, Strategy
+from polystep_rl.types import Array, Evaluation, Key, Moments, Proposal, PyTree, State, Strategy
 
 WAITING = 0.5  # share of the seeds that are through with a chunk before the others pause, too
 
 MergedEvaluator = Callable[[Key, PyTree, Partial, Array], tuple[Array, Array]]
-
-
-def made_of(evaluate: Evaluator) -> MadeOf | None:
-    """What an evaluator was made of, if those of several searches can be merged."""
-    made: MadeOf | None = getattr(evaluate, "made_of", None)
-    if made is None or made.collect_moments or made.horizon.grows:
-        return None
-    return made
-
-
-def seeds_that_fit(strategy: Strategy, evaluate: Evaluator, state: PyTree, key: Key) -> int:
-    """How many searches' populations fit into ``Layout.max_bytes`` at once, at least one."""
-    made = made_of(evaluate)
-    assert made is not None
-    candidates = jax.eval_shape(strategy.ask, key, state).candidates
-    n = jax.tree.leaves(candidates)[0].shape[0]
-    devices = len(made.layout.devices or jax.devices())
-    decode = Partial(strategy.decode, state)
-    fit = chunk_size(decode, made.policy, candidates, made.layout.max_bytes) // -(-n // devices)
-    steps = n * made.episodes * int(made.horizon.at(1.0, made.env.spec.horizon))
-    return max(1, min(fit, MAX_STEPS // steps))
 
 
 def merged_evaluator(made: MadeOf) -> MergedEvaluator:
@@ -64,9 +43,7 @@ def merged_evaluator(made: MadeOf) -> MergedEvaluator:
 
         deployed = each(ready, count, keys.shape[0])
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), deployed)
-        out = rollout(
-            env, policy, flat, keys, made.layout.rollout, False, real.sum(), limit, made.horizon.over, count
-        )
+        out = rollout(env, policy, flat, keys, made.layout.rollout, False, real.sum(), limit, made.horizon.over, count)
         return gathered(out) if mesh.size > 1 else jax.tree.map(lambda x: x[None], out)
 
     def evaluate(keys: Key, candidates: PyTree, decode: Partial, count: Array) -> tuple[Array, Array]:
@@ -85,9 +62,7 @@ def merged_evaluator(made: MadeOf) -> MergedEvaluator:
             whole, second = PartitionSpec(), PartitionSpec(None, AXIS)
             given = jax.lax.with_sharding_constraint(given, NamedSharding(mesh, whole))
             split = (second, PartitionSpec(AXIS), whole) if by_candidate else (whole, whole, second)
-            call = jax.shard_map(
-                shard, mesh=mesh, in_specs=(whole, *split, whole), out_specs=whole, check_vma=False
-            )
+            call = jax.shard_map(shard, mesh=mesh, in_specs=(whole, *split, whole), out_specs=whole, check_vma=False)
         parts = call(*given)
         axis = 1 if by_candidate else 2
         join = lambda x: jnp.concatenate(list(x), axis=axis)[:, :n, :episodes]  # noqa: E731
@@ -124,7 +99,7 @@ class _Given(NamedTuple):
     strategy: Strategy
     made: MadeOf
     keys: Any  # Streams
-    limits: Limits
+    limits: Any  # Limits
 
 
 class _Chunk(NamedTuple):
@@ -188,7 +163,8 @@ def _generation(given: _Given, evaluate: MergedEvaluator, now: _Chunk) -> _Chunk
 
     def turn(j: Array, now: _Chunk) -> _Chunk:
         s = order[j]
-        return _booked(given.limits, now, s, *_tell(given, now, s, taken(proposals, j), returns[j], lengths[j]))
+        own = jax.lax.optimization_barrier(taken((proposals, returns, lengths), j))
+        return _booked(given.limits, now, s, *_tell(given, now, s, *own))
 
     return jax.lax.fori_loop(0, count, turn, now)._replace(i=now.i + 1)
 
@@ -215,7 +191,7 @@ def _example_row(given: _Given, now: _Chunk) -> dict[str, Array]:
     return _tell(given, now, s, proposal, jnp.zeros(shape), jnp.zeros(shape, jnp.int32))[1]
 
 
-def _booked(limits: Limits, now: _Chunk, s: Array, state: State, row: dict[str, Array]) -> _Chunk:
+def _booked(limits: Any, now: _Chunk, s: Array, state: State, row: dict[str, Array]) -> _Chunk:
     """The chunk after a generation of search s, which is undone where the budget has no room for it."""
     used, steps = now.used[s], row["_steps"]
     over = (used + steps > limits.room[s]) & (limits.generation[s] + now.i > 0)

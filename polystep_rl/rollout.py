@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import jaxprs_in_params
 
+from polystep_rl import pairs as pairs_of
 from polystep_rl.rows import table
 from polystep_rl.types import Array, Env, Key, Moments, Policy, PyTree
 
@@ -33,7 +34,6 @@ IDLE = (0.04, 0.1)  # of the lane steps, wait for a refill: a lane's weights are
 LONGEST_BLOCK = 32  # steps
 TAILED = ("cpu",)  # where the last episodes get a loop of their own, of a tenth of the lanes ...
 TAIL, LEFT = 10, 5  # ... once as many as 5 times these, half of the lanes, live
-TURNS = {"cpu": 4}  # of several groups, pairs to a lane, so that few lanes are idle when groups have ended; others: 1
 TAIL_EQUATIONS = 2000  # of a simulator's program, beyond which to compile it twice costs more than idle lanes
 
 
@@ -115,8 +115,8 @@ def rollout(
     r = keys.shape[-1]
     pairs = n * r
     limit = env.spec.horizon if limit is None else limit
-    start = _resets(env, keys)
-    items = _items(keys, n, count, groups)
+    start = pairs_of.starts(env, keys)
+    items = pairs_of.items(keys, n, count, groups)
     starts, dtype = table(start), start[1].dtype
     vstep = jax.vmap(env.step, in_axes=-1, out_axes=-1)
     weights = table(deployed)
@@ -170,41 +170,6 @@ def rollout(
     moments = _moments(loop.lengths, offset[:, 0], sums)
     shape = (n, r) if keys.ndim == 1 else (keys.shape[0], n // keys.shape[0], r)
     return Episodes(loop.returns.reshape(shape), loop.lengths.reshape(shape), moments, loop.simulated)
-
-
-class _Items(NamedTuple):
-    """The order in which pairs are taken up: candidate by candidate, and group by group."""
-
-    todo: Array  # () int32, items 0, 1, ... that there are to do
-    pair: Callable[[Array], Array]  # items (L,) -> pairs (L,)
-    start: Callable[[Array], Array]  # pairs (L,) -> rows of the starts (L,)
-    most: int  # lanes that pay
-
-
-def _items(keys: Key, n: int, count: Array | None, groups: Array | None) -> _Items:
-    """Of n candidates in all, of which ``count``, of each of some ``groups``, are no padding."""
-    r = keys.shape[-1]
-    if keys.ndim == 1:
-        todo = jnp.int32(n * r) if count is None else jnp.asarray(count * r, jnp.int32)
-        return _Items(todo, lambda item: item, lambda pair: pair % r, n * r)
-    every = keys.shape[0]
-    own = n * r // every  # pairs of a group, padding included
-    real = jnp.int32(own) if count is None else jnp.asarray(count * r, jnp.int32)
-    safe = jnp.maximum(real, 1)
-    return _Items(
-        real * jnp.asarray(every if groups is None else groups, jnp.int32),
-        lambda item: item // safe * own + item % safe,
-        lambda pair: pair // own * r + pair % r,
-        max(own, n * r // TURNS.get(jax.default_backend(), 1)),
-    )
-
-
-def _resets(env: Env, keys: Key) -> tuple[PyTree, Array]:
-    """State and observation for every key, leaves (r, ...), or (g * r, ...) of groups: each of them drawn by itself,
-    since a program for more keys may round differently."""
-    if keys.ndim == 1:
-        return jax.vmap(env.reset)(keys)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(jax.vmap(env.reset), keys))
 
 
 def _simulate(

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from polystep_rl.evaluate import MadeOf
-from polystep_rl.merged import chunk_function, made_of, merged_evaluator, taken
-from polystep_rl.programs import MAX_CHUNK, Limits
+from polystep_rl.evaluate import MAX_STEPS, MadeOf, chunk_size
+from polystep_rl.merged import chunk_function, merged_evaluator, taken
+from polystep_rl.programs import MAX_CHUNK, Limits, has_structure
 from polystep_rl.train import (
     CHUNK_SECONDS,
     Observer,
@@ -53,15 +53,37 @@ class Centre(NamedTuple):
     env_steps: np.ndarray  # () int32
 
 
+def seeds_at_once(strategy: Strategy, evaluate: Evaluator, evaluate_centre: Evaluator, state: State) -> tuple[int, str]:
+    """How many seeds can train side by side, and, where it is one, why.
+
+    Bit for bit as alone they can where what is simulated together is nothing but episodes: lanes do not keep the
+    observations of seeds apart, nor their horizons. Their populations must fit into ``Layout.max_bytes`` at once.
+    """
+    made = getattr(evaluate, "made_of", None)
+    if made is None or getattr(evaluate_centre, "made_of", None) is None:
+        return 1, "the simulators run on the host"
+    if made.collect_moments:
+        return 1, "the search keeps statistics of its observations"
+    if made.horizon.grows:
+        return 1, "episodes grow with the budget that is spent"
+    if has_structure(strategy, evaluate, state):
+        return 1, "the policies are large, and their candidates are never built"
+    candidates = jax.eval_shape(strategy.ask, jax.random.key(0), state).candidates
+    n = jax.tree.leaves(candidates)[0].shape[0]
+    devices = len(made.layout.devices or jax.devices())
+    fit = chunk_size(Partial(strategy.decode, state), made.policy, candidates, made.layout.max_bytes) // -(
+        -n // devices
+    )
+    steps = n * made.episodes * int(made.horizon.at(0.0, made.env.spec.horizon))
+    return max(1, min(fit, MAX_STEPS // steps)), "the population of one fills the memory that candidates may take"
+
+
 class SeedPrograms:
     """What is compiled for a number of seeds of a search."""
 
     def __init__(self, strategy: Strategy, evaluate: Evaluator, evaluate_centre: Evaluator) -> None:
-        made, made_centre = made_of(evaluate), made_of(evaluate_centre)
-        if made is None or made_centre is None:
-            raise ValueError("these seeds cannot train side by side: train one after the other")
-        self._chunk = chunk_function(strategy, made)
-        self._evaluate = jax.jit(functools.partial(_evaluate_centres, made_centre))
+        self._chunk = chunk_function(strategy, evaluate.made_of)  # type: ignore[attr-defined]
+        self._evaluate = jax.jit(functools.partial(_evaluate_centres, evaluate_centre.made_of))  # type: ignore[attr-defined]
         self._compiled: dict[int, Any] = {}
         self._seconds = 0.0
         self.state_of = jax.jit(taken)  # (states, seed) -> state
@@ -120,8 +142,11 @@ def train_seeds(
         an iterator that trains; a seed that fails has a TrainError for a result. Wall-clock times are of all seeds.
 
     Raises:
-        ValueError: evaluators that cannot be merged.
+        ValueError: seeds that cannot train side by side.
     """
+    most, why = seeds_at_once(strategy, evaluate, evaluate_centre, seeds[0].progress.state)
+    if most < len(seeds):
+        raise ValueError(f"{len(seeds)} seeds side by side: at most {most} can be" + f", since {why}" * (most == 1))
     return _SeedLoop(seed_programs(strategy, evaluate, evaluate_centre), strategy, seeds, settings, places).run()
 
 
@@ -169,10 +194,11 @@ class _SeedLoop:
 
     def limits(self, chunk: int) -> Limits:
         """Of every place; those without a seed that goes on have nothing to do."""
-        found = [_limits(self.progress[s if s < len(self.seeds) else 0], self.settings, chunk) for s in range(self.places)]
-        idle = [s not in self.going for s in range(self.places)]
-        limits = Limits(*(np.array(values, np.int32) for values in zip(*found, strict=True)))
-        return limits._replace(generations=np.where(idle, 0, limits.generations))
+        found = []
+        for s in range(self.places):
+            of_one = _limits(self.progress[s if s in self.going else 0], self.settings, chunk)
+            found.append(of_one if s in self.going else of_one._replace(generations=np.int32(0)))
+        return jax.tree.map(lambda *values: np.array(values, np.int32), *found)
 
     def book(
         self, log: dict[str, np.ndarray], over: np.ndarray, spent: float

@@ -245,7 +245,7 @@ def _evaluate_centre(
 
 
 def _book_evaluation(
-    progress: Progress, row: Row, params: Params, result: Evaluation | Centre, settings: Settings
+    progress: Progress, row: Row, params: Params, result: Any, settings: Settings
 ) -> tuple[Progress, Row]:
     mean = result.returns.mean(dtype=np.float64)  # not finite where the environment is not: never the best
     if np.isfinite(mean) and mean >= progress.best_return:

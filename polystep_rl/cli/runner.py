@@ -244,6 +244,35 @@ def _judge_start(
     return progress, {"init": report}
 
 
+def summarised(observer: RunObserver, result: loop.Result, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What `--json` prints of a run and `summary.json` holds."""
+    progress, parts = result.progress, observer.parts
+    return {
+        "run_dir": str(observer.run.path),
+        "env_steps": int(progress.env_steps),
+        "candidates": int(progress.candidates),
+        "episodes": int(progress.candidates) * episodes_per_candidate(observer.config),
+        "generations": int(progress.generation),
+        "eval_env_steps": int(progress.eval_env_steps),
+        "wall_seconds": observer.wall_seconds,
+        "stopped_by": result.stopped_by,
+        "reward_threshold": parts.env.spec.reward_threshold,
+        **simulator_facts(parts.env),
+        "best_eval_return": _best(progress),
+        "eval": evaluation,
+    }
+
+
+def told(summary: dict[str, Any]) -> str:
+    """The line about a run that has ended."""
+    result = summary["eval"]
+    return (
+        f"{summary['run_dir']}: mean return {result['mean_return']:.2f} over {result['episodes']} fresh episodes; "
+        f"{summary['env_steps']:,} env steps, "
+        f"{summary['wall_seconds']:.1f} s, stopped by {summary['stopped_by']}"
+    )
+
+
 def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
     """Train as the settings say; returns the summary that `--json` prints and `summary.json` holds."""
     parts = make_parts(_saved_start(config, output))
@@ -268,21 +297,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
             progress = result.progress
             best = observer.finish(progress)
             evaluation = evaluate_on_test(parts.env, parts.policy, best, config.test_episodes, config.seed)
-        summary = {
-            "run_dir": str(run.path),
-            "env_steps": int(progress.env_steps),
-            "candidates": int(progress.candidates),
-            "episodes": int(progress.candidates) * episodes_per_candidate(config),
-            "generations": int(progress.generation),
-            "eval_env_steps": int(progress.eval_env_steps),
-            "wall_seconds": observer.wall_seconds,
-            "stopped_by": result.stopped_by,
-            "reward_threshold": parts.env.spec.reward_threshold,
-            **simulator_facts(parts.env),
-            "best_eval_return": _best(progress),
-            "eval": evaluation,
-            **given,
-        }
+        summary = {**summarised(observer, result, evaluation), **given}
         if result.stopped_by != "interrupt":
             run.finish(summary)
     finally:
