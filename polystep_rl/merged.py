@@ -8,6 +8,7 @@ or have ended come last, and are in no loop.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from jax.tree_util import Partial
 
 from polystep_rl.evaluate import AXIS, MadeOf, gathered, outcome, pad
 from polystep_rl.programs import MAX_CHUNK, Limits, _row
-from polystep_rl.rollout import Episodes, rollout
+from polystep_rl.rollout import Episodes, outlined, rollout
 from polystep_rl.types import Array, Evaluation, Key, Moments, Proposal, PyTree, State, Strategy
 
 WAITING = 0.5  # share of the seeds that are through with a chunk before the others pause, too
@@ -38,10 +39,8 @@ def merged_evaluator(made: MadeOf) -> MergedEvaluator:
     limit = int(made.horizon.at(0.0, env.spec.horizon))
 
     def shard(decode: Partial, candidates: PyTree, real: Array, keys: Key, count: Array) -> Episodes:
-        def ready(s: Array) -> PyTree:
-            return jax.vmap(policy.deploy)(taken(decode, s)(taken(candidates, s)))
-
-        deployed = each(ready, count, keys.shape[0])
+        ready = outlined(lambda decode, candidates: jax.vmap(policy.deploy)(decode(candidates)))
+        deployed = each(lambda s: ready(*taken((decode, candidates), s)), count, keys.shape[0])
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), deployed)
         out = rollout(env, policy, flat, keys, made.layout.rollout, False, real.sum(), limit, made.horizon.over, count)
         return gathered(out) if mesh.size > 1 else jax.tree.map(lambda x: x[None], out)
@@ -96,10 +95,12 @@ def judged(made: MadeOf, returns: Array, lengths: Array, share: Array) -> Evalua
 class _Given(NamedTuple):
     """What a chunk is given; what belongs to the searches has leaves (S, ...)."""
 
-    strategy: Strategy
-    made: MadeOf
     keys: Any  # Streams
     limits: Any  # Limits
+    ask: Callable[..., Proposal]
+    evaluate: MergedEvaluator
+    decode: Callable[[State, PyTree], PyTree]
+    tell: Callable[..., tuple[State, dict[str, Array], Array]]
 
 
 class _Chunk(NamedTuple):
@@ -120,20 +121,21 @@ def chunk_function(strategy: Strategy, made: MadeOf) -> jax.stages.Wrapped:
     As `programs`' chunk of one search, with leaves (MAX_CHUNK, S) of the log; every search runs from the first
     generation of the chunk on, without a pause. The chunk ends once as many as `WAITING` have reached their limits.
     """
+    # Each compiled for itself: fused with the loop around it, its sums would be taken in another order.
+    ask, tell = outlined(partial(_ask, strategy)), outlined(partial(_tell, strategy, made))
     evaluate = merged_evaluator(made)
 
     def run(keys: Any, states: State, limits: Limits) -> tuple[State, dict[str, Array], Array]:
-        given, start = _Given(strategy, made, keys, limits), _beginning(states, limits)
-        shapes = jax.eval_shape(lambda: _example_row(given, start))
-        log = {name: jnp.zeros((MAX_CHUNK, *start.used.shape, *x.shape), x.dtype) for name, x in shapes.items()}
-        start = start._replace(log=log)
+        given = _Given(keys, limits, ask, evaluate, strategy.decode, tell)
+        start = _beginning(states, limits)
+        start = start._replace(log=_empty_log(given, start, made))
         began = _running(start, limits).sum()
 
         def go_on(now: _Chunk) -> Array:
             running = _running(now, limits).sum()
             return (running > 0) & ((now.i == 0) | (running > (1 - WAITING) * began))
 
-        end = jax.lax.while_loop(go_on, lambda now: _generation(given, evaluate, now), start)
+        end = jax.lax.while_loop(go_on, partial(_generation, given), start)
         return end.states, end.log, end.over
 
     return jax.jit(run)
@@ -151,57 +153,68 @@ def _running(now: _Chunk, limits: Limits) -> Array:
     return (now.i < limits.generations) & fits & ~now.stop
 
 
-def _generation(given: _Given, evaluate: MergedEvaluator, now: _Chunk) -> _Chunk:
+def _generation(given: _Given, now: _Chunk) -> _Chunk:
     """One generation of every search that runs; they come first in ``order``."""
     running = _running(now, given.limits)
     count, order = running.sum(dtype=jnp.int32), jnp.argsort(~running, stable=True)
-    proposals = each(lambda j: _ask(given, now, order[j]), count, order.size)
     numbers = given.limits.generation + now.i
+
+    def ask(j: Array) -> Proposal:
+        return given.ask(*taken((given.keys.strategy, numbers, now.states), order[j]))
+
+    proposals = each(ask, count, order.size)
     episode_keys = jax.vmap(jax.random.fold_in)(given.keys.episodes, numbers)[order]
-    decode = Partial(given.strategy.decode, taken(now.states, order))
-    returns, lengths = evaluate(episode_keys, proposals.candidates, decode, count)
+    decode = Partial(given.decode, taken(now.states, order))
+    returns, lengths = given.evaluate(episode_keys, proposals.candidates, decode, count)
 
     def turn(j: Array, now: _Chunk) -> _Chunk:
         s = order[j]
-        own = jax.lax.optimization_barrier(taken((proposals, returns, lengths), j))
-        return _booked(given.limits, now, s, *_tell(given, now, s, *own))
+        own = taken((proposals, returns, lengths), j)
+        state, row, over = given.tell(taken(now.states, s), *own, taken(given.limits, s), now.i, now.used[s])
+        return now._replace(
+            states=put(now.states, s, state),
+            used=now.used.at[s].add(row["_steps"]),
+            last=now.last.at[s].set(row["_steps"]),
+            stop=now.stop.at[s].set(row["_failed"] | over),
+            over=now.over.at[s].set(over),
+            log={name: now.log[name].at[now.i, s].set(row[name]) for name in now.log},
+        )
 
     return jax.lax.fori_loop(0, count, turn, now)._replace(i=now.i + 1)
 
 
-def _ask(given: _Given, now: _Chunk, s: Array) -> Proposal:
-    key = jax.random.fold_in(given.keys.strategy[s], given.limits.generation[s] + now.i)
-    return given.strategy.ask(key, taken(now.states, s))
+def _ask(strategy: Strategy, key: Key, number: Array, state: State) -> Proposal:
+    return strategy.ask(jax.random.fold_in(key, number), state)
 
 
 def _tell(
-    given: _Given, now: _Chunk, s: Array, proposal: Proposal, returns: Array, lengths: Array
-) -> tuple[State, dict[str, Array]]:
-    limits = taken(given.limits, s)
-    found = judged(given.made, returns, lengths, (limits.total - limits.room + now.used[s]) / limits.total)
-    state, info = given.strategy.tell(taken(now.states, s), proposal, found.cost)
-    return given.strategy.observe(state, found.obs_moments), {**_row(info, found), "_ran": jnp.bool_(True)}
-
-
-def _example_row(given: _Given, now: _Chunk) -> dict[str, Array]:
-    """A row of the log, for its shapes."""
-    s = jnp.int32(0)
-    proposal = _ask(given, now, s)
-    shape = (jax.tree.leaves(proposal.candidates)[0].shape[0], given.made.episodes)
-    return _tell(given, now, s, proposal, jnp.zeros(shape), jnp.zeros(shape, jnp.int32))[1]
-
-
-def _booked(limits: Any, now: _Chunk, s: Array, state: State, row: dict[str, Array]) -> _Chunk:
-    """The chunk after a generation of search s, which is undone where the budget has no room for it."""
-    used, steps = now.used[s], row["_steps"]
-    over = (used + steps > limits.room[s]) & (limits.generation[s] + now.i > 0)
-    state = jax.tree.map(lambda old, new: jax.lax.select(over, old, new), taken(now.states, s), state)
-    row = row | {"_ran": ~over}
-    return now._replace(
-        states=put(now.states, s, state),
-        used=now.used.at[s].add(steps),
-        last=now.last.at[s].set(steps),
-        stop=now.stop.at[s].set(row["_failed"] | over),
-        over=now.over.at[s].set(over),
-        log={name: now.log[name].at[now.i, s].set(row[name]) for name in now.log},
+    strategy: Strategy,
+    made: MadeOf,
+    before: State,
+    proposal: Proposal,
+    returns: Array,
+    lengths: Array,
+    limits: Any,
+    i: Array,
+    used: Array,
+) -> tuple[State, dict[str, Array], Array]:
+    """A search after its generation, which is undone where the budget has no room for it; its row; whether it was."""
+    found = judged(made, returns, lengths, (limits.total - limits.room + used) / limits.total)
+    state, info = strategy.tell(before, proposal, found.cost)
+    row = _row(info, found)
+    over = (used + row["_steps"] > limits.room) & (limits.generation + i > 0)
+    state = jax.tree.map(
+        lambda old, new: jax.lax.select(over, old, new), before, strategy.observe(state, found.obs_moments)
     )
+    return state, row | {"_ran": ~over}, over
+
+
+def _empty_log(given: _Given, now: _Chunk, made: MadeOf) -> dict[str, Array]:
+    def row() -> dict[str, Array]:
+        s = jnp.int32(0)
+        state, limits = taken((now.states, given.limits), s)
+        proposal = given.ask(given.keys.strategy[s], s, state)
+        shape = (jax.tree.leaves(proposal.candidates)[0].shape[0], made.episodes)
+        return given.tell(state, proposal, jnp.zeros(shape), jnp.zeros(shape, jnp.int32), limits, s, s)[1]
+
+    return {name: jnp.zeros((MAX_CHUNK, *now.used.shape, *x.shape), x.dtype) for name, x in jax.eval_shape(row).items()}
