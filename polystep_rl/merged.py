@@ -19,8 +19,8 @@ from jax.tree_util import Partial
 
 from polystep_rl.evaluate import AXIS, MadeOf, gathered, outcome, pad
 from polystep_rl.programs import MAX_CHUNK, Limits, _row
-from polystep_rl.rollout import Episodes, outlined, rollout
-from polystep_rl.types import Array, Evaluation, Key, Moments, Proposal, PyTree, State, Strategy
+from polystep_rl.rollout import Episodes, rollout
+from polystep_rl.types import Array, Evaluation, Info, Key, Moments, Proposal, PyTree, State, Strategy
 
 WAITING = 0.5  # share of the seeds that are through with a chunk before the others pause, too
 
@@ -39,8 +39,10 @@ def merged_evaluator(made: MadeOf) -> MergedEvaluator:
     limit = int(made.horizon.at(0.0, env.spec.horizon))
 
     def shard(decode: Partial, candidates: PyTree, real: Array, keys: Key, count: Array) -> Episodes:
-        ready = outlined(lambda decode, candidates: jax.vmap(policy.deploy)(decode(candidates)))
-        deployed = each(lambda s: ready(*taken((decode, candidates), s)), count, keys.shape[0])
+        def ready(decode: Partial, candidates: PyTree) -> tuple[PyTree, Info]:
+            return jax.vmap(policy.deploy)(decode(candidates)), {}
+
+        deployed, _ = each(ready, (decode, candidates), count)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), deployed)
         out = rollout(env, policy, flat, keys, made.layout.rollout, False, real.sum(), limit, made.horizon.over, count)
         return gathered(out) if mesh.size > 1 else jax.tree.map(lambda x: x[None], out)
@@ -71,19 +73,31 @@ def merged_evaluator(made: MadeOf) -> MergedEvaluator:
 
 
 def taken(tree: PyTree, index: Array) -> PyTree:
-    """Row ``index`` of every leaf."""
+    """Row or rows ``index`` of every leaf."""
     return jax.tree.map(lambda x: x[index], tree)
 
 
-def put(tree: PyTree, index: Array, row: PyTree) -> PyTree:
-    """The tree with row ``index`` of every leaf replaced."""
-    return jax.tree.map(lambda x, new: x.at[index].set(new), tree, row)
+def each(function: Callable[..., tuple[PyTree, Info]], rows: tuple[PyTree, ...], count: Array) -> tuple[PyTree, Info]:
+    """function(*row) for row 0, ..., ``count`` - 1, one after the other, as leaves (S, ...) with zeros behind.
 
+    What it reads and its first result are buffers of the loop, and its second one is stored at once: so are state and
+    log of a single search. Were the former slices of larger ones, it would be fused with these, and round differently.
+    """
+    size = jax.tree.leaves(rows)[0].shape[0]
+    first = taken(rows, jnp.int32(0))
+    shapes = jax.eval_shape(function, *first)
+    store = lambda tree, i, new: jax.tree.map(lambda x, y: x.at[i].set(y), tree, new)  # noqa: E731
 
-def each(function: Callable[[Array], PyTree], count: Array, size: int) -> PyTree:
-    """function(0), ..., function(count - 1), one after the other, as leaves (size, ...) with zeros behind."""
-    blank = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), jax.eval_shape(function, jnp.int32(0)))
-    return jax.lax.fori_loop(0, count, lambda i, rows: put(rows, i, function(i)), blank)
+    def turn(i: Array, carry: tuple) -> tuple:
+        stored, log, row, last = carry
+        stored = store(stored, jnp.maximum(i - 1, 0), last)
+        found, logged = function(*row)
+        return stored, store(log, i, logged), taken(rows, jnp.minimum(i + 1, size - 1)), found
+
+    stored, log = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
+    last = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[0])
+    stored, log, _, last = jax.lax.fori_loop(0, count, turn, (stored, log, first, last))
+    return store(stored, jnp.maximum(count - 1, 0), last), log
 
 
 def judged(made: MadeOf, returns: Array, lengths: Array, share: Array) -> Evaluation:
@@ -97,10 +111,10 @@ class _Given(NamedTuple):
 
     keys: Any  # Streams
     limits: Any  # Limits
-    ask: Callable[..., Proposal]
+    ask: Callable[..., tuple[Proposal, Info]]
     evaluate: MergedEvaluator
     decode: Callable[[State, PyTree], PyTree]
-    tell: Callable[..., tuple[State, dict[str, Array], Array]]
+    tell: Callable[..., tuple[State, Info]]
 
 
 class _Chunk(NamedTuple):
@@ -121,9 +135,7 @@ def chunk_function(strategy: Strategy, made: MadeOf) -> jax.stages.Wrapped:
     As `programs`' chunk of one search, with leaves (MAX_CHUNK, S) of the log; every search runs from the first
     generation of the chunk on, without a pause. The chunk ends once as many as `WAITING` have reached their limits.
     """
-    # Each compiled for itself: fused with the loop around it, its sums would be taken in another order.
-    ask, tell = outlined(partial(_ask, strategy)), outlined(partial(_tell, strategy, made))
-    evaluate = merged_evaluator(made)
+    ask, tell, evaluate = partial(_ask, strategy), partial(_tell, strategy, made), merged_evaluator(made)
 
     def run(keys: Any, states: State, limits: Limits) -> tuple[State, dict[str, Array], Array]:
         given = _Given(keys, limits, ask, evaluate, strategy.decode, tell)
@@ -157,34 +169,27 @@ def _generation(given: _Given, now: _Chunk) -> _Chunk:
     """One generation of every search that runs; they come first in ``order``."""
     running = _running(now, given.limits)
     count, order = running.sum(dtype=jnp.int32), jnp.argsort(~running, stable=True)
-    numbers = given.limits.generation + now.i
-
-    def ask(j: Array) -> Proposal:
-        return given.ask(*taken((given.keys.strategy, numbers, now.states), order[j]))
-
-    proposals = each(ask, count, order.size)
-    episode_keys = jax.vmap(jax.random.fold_in)(given.keys.episodes, numbers)[order]
-    decode = Partial(given.decode, taken(now.states, order))
-    returns, lengths = given.evaluate(episode_keys, proposals.candidates, decode, count)
-
-    def turn(j: Array, now: _Chunk) -> _Chunk:
-        s = order[j]
-        own = taken((proposals, returns, lengths), j)
-        state, row, over = given.tell(taken(now.states, s), *own, taken(given.limits, s), now.i, now.used[s])
-        return now._replace(
-            states=put(now.states, s, state),
-            used=now.used.at[s].add(row["_steps"]),
-            last=now.last.at[s].set(row["_steps"]),
-            stop=now.stop.at[s].set(row["_failed"] | over),
-            over=now.over.at[s].set(over),
-            log={name: now.log[name].at[now.i, s].set(row[name]) for name in now.log},
-        )
-
-    return jax.lax.fori_loop(0, count, turn, now)._replace(i=now.i + 1)
+    keys, limits, states, used = taken((given.keys, given.limits, now.states, now.used), order)
+    numbers = limits.generation + now.i
+    proposals, _ = each(given.ask, (keys.strategy, numbers, states), count)
+    episode_keys = jax.vmap(jax.random.fold_in)(keys.episodes, numbers)
+    returns, lengths = given.evaluate(episode_keys, proposals.candidates, Partial(given.decode, states), count)
+    states, rows = each(given.tell, (states, proposals, returns, lengths, limits, numbers, used), count)
+    index = jnp.where(jnp.arange(order.size) < count, order, order.size)  # out of range is dropped
+    put = lambda x, new: x.at[index].set(new, mode="drop")  # noqa: E731
+    return now._replace(
+        i=now.i + 1,
+        states=jax.tree.map(put, now.states, states),
+        used=put(now.used, used + rows["_steps"]),
+        last=put(now.last, rows["_steps"]),
+        stop=put(now.stop, rows["_failed"] | rows["_over"]),
+        over=put(now.over, rows["_over"]),
+        log={name: now.log[name].at[now.i, index].set(rows[name], mode="drop") for name in now.log},
+    )
 
 
-def _ask(strategy: Strategy, key: Key, number: Array, state: State) -> Proposal:
-    return strategy.ask(jax.random.fold_in(key, number), state)
+def _ask(strategy: Strategy, key: Key, number: Array, state: State) -> tuple[Proposal, Info]:
+    return strategy.ask(jax.random.fold_in(key, number), state), {}
 
 
 def _tell(
@@ -195,25 +200,25 @@ def _tell(
     returns: Array,
     lengths: Array,
     limits: Any,
-    i: Array,
+    number: Array,
     used: Array,
-) -> tuple[State, dict[str, Array], Array]:
-    """A search after its generation, which is undone where the budget has no room for it; its row; whether it was."""
+) -> tuple[State, Info]:
+    """A search after its generation, which is undone where the budget has no room for it, and its row of the log."""
     found = judged(made, returns, lengths, (limits.total - limits.room + used) / limits.total)
     state, info = strategy.tell(before, proposal, found.cost)
     row = _row(info, found)
-    over = (used + row["_steps"] > limits.room) & (limits.generation + i > 0)
+    over = (used + row["_steps"] > limits.room) & (number > 0)
     state = jax.tree.map(
         lambda old, new: jax.lax.select(over, old, new), before, strategy.observe(state, found.obs_moments)
     )
-    return state, row | {"_ran": ~over}, over
+    return state, row | {"_ran": ~over, "_over": over}
 
 
 def _empty_log(given: _Given, now: _Chunk, made: MadeOf) -> dict[str, Array]:
     def row() -> dict[str, Array]:
         s = jnp.int32(0)
         state, limits = taken((now.states, given.limits), s)
-        proposal = given.ask(given.keys.strategy[s], s, state)
+        proposal, _ = given.ask(given.keys.strategy[s], s, state)
         shape = (jax.tree.leaves(proposal.candidates)[0].shape[0], made.episodes)
         return given.tell(state, proposal, jnp.zeros(shape), jnp.zeros(shape, jnp.int32), limits, s, s)[1]
 

@@ -124,7 +124,7 @@ def rollout(
     heavy = sum(row[0].size for row in weights.rows) > LIGHT
     idle = IDLE[heavy] if config.idle is None else config.idle
     # A few rows are split by whoever reads them, at no cost; many would be copied in every step.
-    act = outlined(policy.act_deployed if heavy else lambda own, obs: policy.act_deployed(weights.split(own), obs))
+    act = _outlined(policy.act_deployed if heavy else lambda own, obs: policy.act_deployed(weights.split(own), obs))
 
     def step(own: PyTree, lanes: _Lanes, moments: tuple[Array, ...]) -> tuple[_Lanes, tuple[Array, ...]]:
         out = vstep(lanes.state, act(own, lanes.obs))
@@ -220,7 +220,7 @@ def _multiple(lanes: int) -> int:
     return -(-lanes // WIDTH) * WIDTH
 
 
-def outlined(function: Callable[..., Any]) -> Callable[..., Any]:
+def _outlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, on a CPU compiled as a call that is not inlined.
 
     XLA's CPU backend then fuses the policy for itself, and not with the simulator that reads its action (measured: 15
@@ -278,7 +278,7 @@ def _store(loop: _Loop) -> _Loop:
 def _refill(loop: _Loop, source: _Source) -> _Loop:
     """Hand the next items to the idle lanes."""
     lanes = loop.lanes
-    item, takes = outlined(_offered)(lanes.alive, loop.next_item, source.todo)
+    item, takes = _outlined(_offered)(lanes.alive, loop.next_item, source.todo)
     fresh = source.take(item)
     filled = jax.tree.map(lambda now, new: jnp.where(takes, new, now), lanes, fresh)
     return loop._replace(lanes=filled, next_item=loop.next_item + takes.sum(dtype=jnp.int32))
