@@ -119,7 +119,7 @@ def test_every_seed_does_what_it_does_alone(name: str) -> None:
         assert found[seed].stopped_by == result.stopped_by == "total_timesteps"
         assert table(records[seed]) == table(record)
         assert_same(found[seed].progress, result.progress)
-        assert len(records[seed].saved) == len(record.saved) > 2
+        assert len(records[seed].saved) == len(record.saved) > 1
         assert_same(records[seed].saved[1], record.saved[1])
 
 
