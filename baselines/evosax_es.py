@@ -204,7 +204,7 @@ def _strategy(prepared: Prepare, members: bool, shifted: bool, spread: float, n:
             begun = _as(algorithm.init(tell_key, proposal.candidates, cost, own), state.inner)
             after = jax.tree.map(lambda a, b: jnp.where(state.generation == 0, b, a), after, begun)
         new = state._replace(inner=after, generation=state.generation + 1)
-        return new, _info(centre(state._replace(inner=inner)), centre(new), after)  # its ask does not move the centre
+        return new, _info(centre(state), centre(new), after)
 
     def centre(state: EvosaxState) -> Params:
         algorithm, _ = prepared(state.like)

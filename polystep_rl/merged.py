@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 from polystep_rl.evaluate import AXIS, MadeOf, gathered, outcome, pad
 from polystep_rl.programs import MAX_CHUNK, Limits, _row
 from polystep_rl.rollout import Episodes, rollout
-from polystep_rl.types import Array, Evaluation, Info, Key, Moments, Proposal, PyTree, State, Strategy
+from polystep_rl.types import Array, Evaluation, Info, Key, Moments, PyTree, State, Strategy
 
 WAITING = 0.5  # share of the seeds that are through with a chunk before the others pause, too
 
@@ -111,7 +111,7 @@ class _Given(NamedTuple):
 
     keys: Any  # Streams
     limits: Any  # Limits
-    ask: Callable[..., tuple[Proposal, Info]]
+    ask: Callable[..., tuple[PyTree, Info]]
     evaluate: MergedEvaluator
     decode: Callable[[State, PyTree], PyTree]
     tell: Callable[..., tuple[State, Info]]
@@ -171,10 +171,10 @@ def _generation(given: _Given, now: _Chunk) -> _Chunk:
     count, order = running.sum(dtype=jnp.int32), jnp.argsort(~running, stable=True)
     keys, limits, states, used = taken((given.keys, given.limits, now.states, now.used), order)
     numbers = limits.generation + now.i
-    proposals, _ = each(given.ask, (keys.strategy, numbers, states), count)
+    candidates, _ = each(given.ask, (keys.strategy, numbers, states), count)
     episode_keys = jax.vmap(jax.random.fold_in)(keys.episodes, numbers)
-    returns, lengths = given.evaluate(episode_keys, proposals.candidates, Partial(given.decode, states), count)
-    states, rows = each(given.tell, (states, proposals, returns, lengths, limits, numbers, used), count)
+    returns, lengths = given.evaluate(episode_keys, candidates, Partial(given.decode, states), count)
+    states, rows = each(given.tell, (keys.strategy, states, returns, lengths, limits, numbers, used), count)
     index = jnp.where(jnp.arange(order.size) < count, order, order.size)  # out of range is dropped
     put = lambda x, new: x.at[index].set(new, mode="drop")  # noqa: E731
     return now._replace(
@@ -188,22 +188,26 @@ def _generation(given: _Given, now: _Chunk) -> _Chunk:
     )
 
 
-def _ask(strategy: Strategy, key: Key, number: Array, state: State) -> tuple[Proposal, Info]:
-    return strategy.ask(jax.random.fold_in(key, number), state), {}
+def _ask(strategy: Strategy, key: Key, number: Array, state: State) -> tuple[PyTree, Info]:
+    return strategy.ask(jax.random.fold_in(key, number), state).candidates, {}
 
 
 def _tell(
     strategy: Strategy,
     made: MadeOf,
+    key: Key,
     before: State,
-    proposal: Proposal,
     returns: Array,
     lengths: Array,
     limits: Any,
     number: Array,
     used: Array,
 ) -> tuple[State, Info]:
-    """A search after its generation, which is undone where the budget has no room for it, and its row of the log."""
+    """A search after its generation, which is undone where the budget has no room for it, and its row of the log.
+
+    It asks once more: what the compiler fuses of that into tell rounds as it does in the program of a single search.
+    """
+    proposal = strategy.ask(jax.random.fold_in(key, number), before)
     found = judged(made, returns, lengths, (limits.total - limits.room + used) / limits.total)
     state, info = strategy.tell(before, proposal, found.cost)
     row = _row(info, found)
@@ -218,8 +222,8 @@ def _empty_log(given: _Given, now: _Chunk, made: MadeOf) -> dict[str, Array]:
     def row() -> dict[str, Array]:
         s = jnp.int32(0)
         state, limits = taken((now.states, given.limits), s)
-        proposal, _ = given.ask(given.keys.strategy[s], s, state)
-        shape = (jax.tree.leaves(proposal.candidates)[0].shape[0], made.episodes)
-        return given.tell(state, proposal, jnp.zeros(shape), jnp.zeros(shape, jnp.int32), limits, s, s)[1]
+        candidates, _ = given.ask(given.keys.strategy[s], s, state)
+        shape = (jax.tree.leaves(candidates)[0].shape[0], made.episodes)
+        return given.tell(given.keys.strategy[s], state, jnp.zeros(shape), jnp.zeros(shape, jnp.int32), limits, s, s)[1]
 
     return {name: jnp.zeros((MAX_CHUNK, *now.used.shape, *x.shape), x.dtype) for name, x in jax.eval_shape(row).items()}
