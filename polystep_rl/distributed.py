@@ -108,12 +108,11 @@ def share_of(n: int, episodes: int, index: int, count: int) -> Share:
     return Share(own, every, (size, episodes)) if by_candidate else Share(every, own, (n, size))
 
 
-def joined_shares(parts: np.ndarray, n: int, episodes: int) -> np.ndarray:
-    """Of the shares of all processes (p, c, r), in the order of the processes: (n, episodes)."""
-    count, candidates, _ = parts.shape
-    if n >= count:
-        return parts.reshape(count * candidates, episodes)[:n]
-    return np.moveaxis(parts, 0, 1).reshape(n, -1)[:, :episodes]
+def joined_shares(parts: Any, n: int, episodes: int) -> Any:
+    """Of the shares of all processes or devices (p, c, r), in their order: (n, episodes), without the padding."""
+    if n >= parts.shape[0]:
+        return parts.reshape(-1, parts.shape[2])[:n]
+    return parts.swapaxes(0, 1).reshape(n, -1)[:, :episodes]
 
 
 def agreed(wall: float, chunk: int, interrupted: bool) -> tuple[float, int, bool]:

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
+from polystep_rl.distributed import joined_shares
 from polystep_rl.rollout import Episodes, RolloutConfig, rollout
 from polystep_rl.types import Array, Env, Evaluation, Evaluator, Key, Moments, Params, Policy, PyTree, Structured
 
@@ -111,6 +112,24 @@ class Penalty(NamedTuple):
         return self.first if self.last is None else self.first + (self.last - self.first) * share
 
 
+class MadeOf(NamedTuple):
+    """What a device evaluator was made of; the evaluator tells, as ``made_of``."""
+
+    env: Env
+    policy: Policy
+    episodes: int
+    layout: Layout
+    collect_moments: bool
+    penalty: Penalty
+    horizon: Horizon
+
+
+def outcome(returns: Array, lengths: Array, penalty: Penalty, share: Array | float, moments: Moments) -> Evaluation:
+    """What returns and lengths (n, r) amount to."""
+    cost, nonfinite = finite_cost(returns if penalty == Penalty() else returns - penalty.at(share) * lengths)
+    return Evaluation(cost, returns, lengths, lengths.sum(), moments, nonfinite)
+
+
 def device_evaluator(
     env: Env,
     policy: Policy,
@@ -122,11 +141,12 @@ def device_evaluator(
 ) -> Evaluator:
     """Evaluator for a functional environment: n candidates x ``episodes`` episodes, common random numbers.
 
-    The candidates are split over the devices; on each of them they are decoded, deployed and rolled out in chunks
-    that respect ``layout.max_bytes``. Episode j of every candidate starts from the same reset key. What ``decode``
-    needs it must bring along as a ``jax.tree_util.Partial``, whose arguments travel to every device. ``penalty`` is
-    in the cost, not in the returns. ``horizon`` cuts episodes where that is sooner than the environment's own limit;
-    where one of the two changes, a call takes the share of the budget that is spent, too.
+    The candidates are split over the devices (their episodes, where there are fewer candidates than devices); on each
+    of them they are decoded, deployed and rolled out in chunks that respect ``layout.max_bytes``. Episode j of every
+    candidate starts from the same reset key. What ``decode`` needs it must bring along as a ``jax.tree_util.Partial``,
+    whose arguments travel to every device. ``penalty`` is in the cost, not in the returns. ``horizon`` cuts episodes
+    where that is sooner than the environment's own limit; where one of the two changes, a call takes the share of the
+    budget that is spent, too.
     """
     check_episodes(episodes, horizon)
     mesh = Mesh(np.array(layout.devices or jax.devices()), (AXIS,))
@@ -143,8 +163,14 @@ def device_evaluator(
                 f"{n:,} candidates x {episodes:,} episodes of up to {longest:,} steps are too many: expected at most "
                 f"{MAX_STEPS:,} steps in all; give fewer episodes"
             )
-        shards = mesh.size if n >= mesh.size else 1
-        padded = jax.tree.map(lambda x: _pad(x, shards), _Portion(candidates, jnp.ones(n, bool)))
+        # Few candidates, such as the centre: their episodes are split instead. Moments would count the padding.
+        by_episode = n < mesh.size <= episodes and not collect_moments
+        shards = mesh.size if n >= mesh.size or by_episode else 1
+        portion = _Portion(candidates, jnp.ones(n, bool))
+        if by_episode:  # the padding is some episodes once more
+            keys = keys[np.arange(-(-episodes // shards) * shards) % episodes]
+        else:
+            portion = jax.tree.map(lambda x: pad(x, shards), portion)
 
         def run(decode: Callable[[PyTree], Params], portion: _Portion, keys: Key, limit: Array) -> Episodes:
             act, deployed = _ready(policy, decode(portion.candidates))
@@ -155,22 +181,26 @@ def device_evaluator(
         def shard(decode: Callable[[PyTree], Params], part: _Portion, keys: Key, limit: Array) -> Episodes:
             size = chunk_size(decode, policy, part.candidates, layout.max_bytes)
             out = _in_chunks(lambda portion: run(decode, portion, keys, limit), part, size)
-            return _gathered(out) if shards > 1 else jax.tree.map(lambda x: x[None], out)
+            return gathered(out) if shards > 1 else jax.tree.map(lambda x: x[None], out)
 
-        given = (decode if isinstance(decode, Partial) else Partial(decode), padded, keys, limit)
+        given = (decode if isinstance(decode, Partial) else Partial(decode), portion, keys, limit)
         if shards > 1:
             split, whole = PartitionSpec(AXIS), PartitionSpec()
             # What proposes candidates runs on every device, rather than being split and sent around.
             given = jax.lax.with_sharding_constraint(given, NamedSharding(mesh, whole))
             shard = jax.shard_map(
-                shard, mesh=mesh, in_specs=(whole, split, whole, whole), out_specs=whole, check_vma=False
+                shard,
+                mesh=mesh,
+                in_specs=(whole, *((whole, split) if by_episode else (split, whole)), whole),
+                out_specs=whole,
+                check_vma=False,
             )
         parts = shard(*given)
-        returns, lengths = (x.reshape(-1, episodes)[:n] for x in (parts.returns, parts.lengths))
-        cost, nonfinite = finite_cost(returns if penalty == Penalty() else returns - penalty.at(share) * lengths)
+        returns, lengths = (joined_shares(x, n, episodes) for x in (parts.returns, parts.lengths))
         moments = merge_moments(parts.obs_moments)
-        return Evaluation(cost, returns, lengths, lengths.sum(), moments, nonfinite, parts.lane_steps.sum())
+        return outcome(returns, lengths, penalty, share, moments)._replace(lane_steps=parts.lane_steps.sum())
 
+    evaluate.made_of = MadeOf(env, policy, episodes, layout, collect_moments, penalty, horizon)  # type: ignore[attr-defined]
     evaluate.structured = policy.act_structured is not None  # type: ignore[attr-defined]
     evaluate.grows = horizon.grows or penalty.grows  # type: ignore[attr-defined]
     return evaluate
@@ -209,7 +239,7 @@ def _ready(policy: Policy, candidates: Params | Structured) -> tuple[Policy, PyT
     return policy._replace(act_deployed=lambda own, obs: act(candidates, own, obs)), candidates.own
 
 
-def _gathered(out: Episodes) -> Episodes:
+def gathered(out: Episodes) -> Episodes:
     """The outcomes of all devices, on each of them: leaves (devices, ...). Called within shard_map.
 
     They travel as one array of 32-bit words: what a small population waits for is how often devices meet.
@@ -220,10 +250,11 @@ def _gathered(out: Episodes) -> Episodes:
     return jax.tree.map(lambda x, like: jax.lax.bitcast_convert_type(x, like.dtype), parts, out)
 
 
-def _pad(x: Array, multiple: int) -> Array:
-    """Zeros at the end of the leading axis, up to a multiple."""
-    extra = -x.shape[0] % multiple
-    return jnp.concatenate([x, jnp.zeros((extra, *x.shape[1:]), x.dtype)]) if extra else x
+def pad(x: Array, multiple: int, axis: int = 0) -> Array:
+    """Zeros at the end of an axis, up to a multiple."""
+    extra = list(x.shape)
+    extra[axis] = -x.shape[axis] % multiple
+    return jnp.concatenate([x, jnp.zeros(extra, x.dtype)], axis) if extra[axis] else x
 
 
 def chunk_size(decode: Callable, policy: Policy, part: PyTree, max_bytes: int) -> int:
@@ -246,7 +277,7 @@ def _in_chunks(run: Callable[[_Portion], Episodes], part: _Portion, size: int) -
         return run(part)
     chunks = -(-n // size)
     size = -(-n // chunks)
-    stacked = jax.tree.map(lambda x: _pad(x, size).reshape(-1, size, *x.shape[1:]), part)
+    stacked = jax.tree.map(lambda x: pad(x, size).reshape(-1, size, *x.shape[1:]), part)
     out = jax.lax.map(run, stacked)
     flat = lambda x: x.reshape(-1, *x.shape[2:])[:n]  # noqa: E731
     return Episodes(flat(out.returns), flat(out.lengths), merge_moments(out.obs_moments), out.lane_steps.sum())

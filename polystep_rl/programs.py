@@ -53,12 +53,16 @@ def make_step(strategy: Strategy, evaluate: Evaluator) -> StepFn:
     return step
 
 
-def _decoder(strategy: Strategy, evaluate: Evaluator, state: State) -> Partial:
-    """What makes policies of candidates: those of large policies are never built, where search and policy allow it."""
+def has_structure(strategy: Strategy, evaluate: Evaluator, state: State) -> bool:
+    """Whether candidates are never built: those of large policies, where search and policy allow it."""
     size = sum(x.size for x in jax.tree.leaves(strategy.params(state)))
-    if strategy.structure is not None and getattr(evaluate, "structured", False) and size >= STRUCTURED:
-        return Partial(strategy.structure, state)
-    return Partial(strategy.decode, state)
+    return strategy.structure is not None and getattr(evaluate, "structured", False) and size >= STRUCTURED
+
+
+def _decoder(strategy: Strategy, evaluate: Evaluator, state: State) -> Partial:
+    """What makes policies of candidates."""
+    make = strategy.structure if has_structure(strategy, evaluate, state) else strategy.decode
+    return Partial(make, state)  # type: ignore[arg-type]
 
 
 def _ask_evaluator(
@@ -83,7 +87,8 @@ class Limits(NamedTuple):
 def _row(info: Info, evaluation: Evaluation) -> dict[str, Any]:
     """What is logged of a generation; names that begin with _ are for the loop."""
     return {
-        "rollout/ep_rew_mean": evaluation.returns.mean(),
+        # By candidates first: the sum over all pairs would round as the devices, or several seeds, lay them out.
+        "rollout/ep_rew_mean": evaluation.returns.mean(axis=1).mean(),
         "rollout/ep_len_mean": evaluation.lengths.mean(dtype=np.float32),
         "rollout/nonfinite": evaluation.nonfinite,
         **{f"search/{name}": value for name, value in info.items()},

@@ -4,7 +4,7 @@ A *lane* simulates one episode of one candidate at a time. Lanes are the trailin
 which is what lets XLA turn a step of all lanes into a few vectorised passes. A lane whose episode ended is refilled
 with the next (candidate, episode) pair, so that short episodes do not wait for long ones. Once no pair is left and
 most lanes are idle, those that still live go on in a loop of few lanes. What a pair returns depends on the pair alone,
-never on the lane or on the number of lanes.
+never on the lane or on the number of lanes, nor on other groups of candidates that share them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import jaxprs_in_params
 
+from polystep_rl import pairs as pairs_of
 from polystep_rl.rows import table
 from polystep_rl.types import Array, Env, Key, Moments, Policy, PyTree
 
@@ -46,7 +47,7 @@ class RolloutConfig(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Outcome per candidate and episode."""
+    """Outcome per candidate and episode; of g groups, returns and lengths are (g, n, r)."""
 
     returns: Array  # (n, r) float
     lengths: Array  # (n, r) int32
@@ -55,7 +56,7 @@ class Episodes(NamedTuple):
 
 
 class _Lanes(NamedTuple):
-    pair: Array  # (L,) int32: candidate * r + episode; n * r where the lane has no work
+    pair: Array  # (L,) int32: candidate * r + episode, (group * n + candidate) * r + episode; past the end: no work
     alive: Array  # (L,) bool
     state: PyTree  # (..., L)
     obs: Array  # (o, L)
@@ -91,8 +92,12 @@ def rollout(
     count: Array | None = None,
     limit: Array | int | None = None,
     over: Callable[[dict[str, Array]], Array | bool] = lambda metrics: False,
+    groups: Array | None = None,
 ) -> Episodes:
     """Roll out n candidates for r episodes each; episode j starts from ``keys[j]`` for every candidate.
+
+    Or g groups of n candidates, each with reset keys of its own: ``keys`` (g, r), ``deployed`` (g * n, ...). All
+    groups share the lanes, and each returns what it would by itself.
 
     Args:
         env: a functional environment; its ``spec.horizon`` truncates.
@@ -104,12 +109,14 @@ def rollout(
         count: () int32, candidates to roll out, the first ones; the rest is padding: zeros, and in no moment.
         limit: () int, steps after which an episode is cut; the environment's own by default.
         over: whether the metrics of a step, each (L,), cut the episode.
+        groups: () int32, groups to roll out, the first ones, where there are any; the rest costs nothing.
     """
     n = jax.tree.leaves(deployed)[0].shape[0]
-    r = keys.shape[0]
+    r = keys.shape[-1]
     pairs = n * r
     limit = env.spec.horizon if limit is None else limit
-    start = jax.vmap(env.reset)(keys)
+    start = pairs_of.starts(env, keys)
+    items = pairs_of.items(keys, n, count, groups)
     starts, dtype = table(start), start[1].dtype
     vstep = jax.vmap(env.step, in_axes=-1, out_axes=-1)
     weights = table(deployed)
@@ -137,20 +144,20 @@ def rollout(
 
     def first(item: Array) -> _Lanes:
         """The start of a pair."""
-        state, obs = starts.split(starts.columns(item % r))
-        return _Lanes(item, item < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
+        pair = items.pair(item)
+        state, obs = starts.split(starts.columns(items.start(pair)))
+        return _Lanes(pair, pair < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
 
-    lanes = _multiple(min(config.lanes or LANES.get(jax.default_backend(), OTHER_LANES)[heavy], pairs))
+    lanes = _multiple(min(config.lanes or min(LANES.get(jax.default_backend(), OTHER_LANES)[heavy], items.most), pairs))
     # 0 for few lanes: the tail would take most of the episodes, one after another.
     most = lanes // TAIL // WIDTH * WIDTH
-    tail = (most if most and _has_tail(env, keys[0]) else 0) if config.tail is None else config.tail
+    tail = (most if most and _has_tail(env, keys.reshape(-1)[0]) else 0) if config.tail is None else config.tail
     tail = 0 if _multiple(tail) >= lanes else _multiple(tail)
-    todo = jnp.int32(pairs) if count is None else jnp.asarray(count * r, jnp.int32)
     zero = jnp.zeros((), dtype)
     results = (jnp.zeros(pairs, dtype), jnp.zeros(pairs, jnp.int32))
     empty = _no_work(first, lanes, pairs)
     loop = _Loop(empty, _no_moments(empty.obs, collect_moments), jnp.int32(0), *results, zero, zero, zero)
-    loop = _store(simulate(loop, _Source(todo, first), LEFT * tail))
+    loop = _store(simulate(loop, _Source(items.todo, first), LEFT * tail))
     sums = [m.sum(-1) for m in loop.moments]
     if tail:
         left = loop.lanes
@@ -161,7 +168,8 @@ def rollout(
         loop = _store(simulate(loop, _Source(left.alive.sum(dtype=jnp.int32), again), 0))
         sums = [a + m.sum(-1) for a, m in zip(sums, loop.moments, strict=True)]
     moments = _moments(loop.lengths, offset[:, 0], sums)
-    return Episodes(loop.returns.reshape(n, r), loop.lengths.reshape(n, r), moments, loop.simulated)
+    shape = (n, r) if keys.ndim == 1 else (keys.shape[0], n // keys.shape[0], r)
+    return Episodes(loop.returns.reshape(shape), loop.lengths.reshape(shape), moments, loop.simulated)
 
 
 def _simulate(

@@ -244,6 +244,12 @@ def _evaluate_centre(
     """Evaluate the point to deploy on episodes of its own, and keep it if it is the best so far."""
     params = strategy.params(progress.state)
     result = jax.device_get(run_eval(jax.random.fold_in(keys.evaluation, progress.evaluations), params))
+    return _book_evaluation(progress, row, params, result, settings)
+
+
+def _book_evaluation(
+    progress: Progress, row: Row, params: Params, result: Any, settings: Settings
+) -> tuple[Progress, Row]:
     mean = result.returns.mean(dtype=np.float64)  # not finite where the environment is not: never the best
     if np.isfinite(mean) and mean >= progress.best_return:
         progress = progress._replace(best_return=np.asarray(mean, np.float32), best_params=jax.device_get(params))

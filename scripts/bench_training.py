@@ -8,6 +8,10 @@ is all of `polystep-rl train`, from the start of Python to the final report, wit
 them: what the published `polystep` package needs for as many living steps, at the rate at which its evaluator simulates
 random policies, without its search, its start and its evaluations.
 
+*Seeds*: as many seeds side by side, and one after the other, in turns; both searches alone, their programs compiled,
+evaluations included, until CartPole's two evaluations in a row of 500 and Acrobot's of -85. The best time of each
+counts.
+
 *Start*: the same command twice, from an empty compilation cache: seconds to the line of its first generation, and to
 its end after one generation, with the final report.
 
@@ -46,6 +50,7 @@ from polystep_rl.config import preset
 from polystep_rl.envs import make
 from polystep_rl.evaluate import Layout, device_evaluator
 from polystep_rl.policies import make_policy
+from polystep_rl.side_by_side import Seed, train_seeds
 from polystep_rl.sysinfo import system_info
 
 ENV, PRECISION, RETURN = "Acrobot-v1", "binary", -85.0
@@ -138,6 +143,37 @@ def training(args: Args, folder: str) -> dict[str, Any]:
     return {"runs": runs, "peer_living_per_second": rate, **times}
 
 
+def side_by_side(args: Args) -> list[dict[str, Any]]:
+    """All seeds at once, against one after the other."""
+    found = []
+    for env, stop in (("CartPole-v1", 500.0), (ENV, RETURN)):
+        config = preset(env, PRECISION)
+        settings = loop.Settings(config.total_timesteps, eval_freq=config.eval_freq, stop_reward=stop)
+        made = [make_parts(dataclasses.replace(config, seed=seed)) for seed in range(args.seeds)]
+        common = made[0].strategy, made[0].evaluate, made[0].evaluate_centre
+
+        def start(parts: Any) -> loop.Progress:
+            return loop.start(parts.strategy, parts.start, parts.keys.strategy)
+
+        def alone() -> list[int]:
+            results = [loop.train(*common, parts.keys, start(parts), settings) for parts in made]  # noqa: B023
+            return [int(result.progress.env_steps) for result in results]
+
+        def together() -> list[int]:
+            seeds = [Seed(parts.keys, start(parts)) for parts in made]  # noqa: B023
+            results = dict(train_seeds(*common, seeds, settings))  # noqa: B023
+            return [int(results[seed].progress.env_steps) for seed in range(len(made))]  # noqa: B023
+
+        same = alone() == together()  # compiles
+        turns = [(timed(alone), timed(together)) for _ in range(args.turns)]
+        one, many = (min(times, key=lambda t: t["wall"]) for times in zip(*turns, strict=True))
+        ratio = one["wall"] / many["wall"]
+        line = f"{env}: {args.seeds} seeds {many['wall']:.2f} s side by side, {one['wall']:.2f} s one after the other: "
+        print(f"{line}{ratio:.2f} times (CPU time {one['cpu'] / many['cpu']:.2f}), same steps: {same}")
+        found.append({"env": env, "seeds": args.seeds, "alone": one, "together": many, "ratio": ratio, "same": same})
+    return found
+
+
 def starts(folder: str) -> list[dict[str, Any]]:
     """Of every case the first and the second start."""
     found = []
@@ -178,7 +214,12 @@ def main(args: Args) -> None:
     """Measure and print."""
     setup_jax()
     with tempfile.TemporaryDirectory() as folder:
-        record = {"devices": devices(args), "starts": starts(folder), "training": training(args, folder)}
+        record = {
+            "devices": devices(args),
+            "seeds": side_by_side(args),
+            "starts": starts(folder),
+            "training": training(args, folder),
+        }
     if args.json:
         system = {**system_info(), "cpu": cpu_model(), "load_average": os.getloadavg()}
         options = {**asdict(args), "json": None, "envs_dir": None}

@@ -47,6 +47,8 @@ def check(output: Any, algo: str) -> None:
                     f"--{name} {value} without --coordinator: give it the address of process 0, such as 10.0.0.1:4567"
                 )
         return
+    if output.seeds is not None:
+        raise UsageError(f"--seeds {output.seeds} with --coordinator: several processes do one run; give --seed")
     if algo in GRADIENT:
         raise UsageError(f"--coordinator with {algo}, which trains in one process: leave it out")
     if address != AUTO:

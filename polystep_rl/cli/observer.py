@@ -28,6 +28,8 @@ LINE_SECONDS = 0.5  # between two updates of the progress line
 class Watcher(loop.Observer):
     """What every process of a run has: it can be interrupted, and knows which policy is deployed. It writes nothing."""
 
+    run: RunDir | None = None
+
     def __init__(self, parts: Parts, config: TrainConfig, wall_before: float = 0.0) -> None:
         self.parts, self.config, self.stop = parts, config, False
         self.began, self.wall_before = time.perf_counter(), wall_before
@@ -60,6 +62,8 @@ class Watcher(loop.Observer):
 
 class RunObserver(Watcher):
     """Writes metrics, checkpoints and policies to the run folder, and shows the progress line."""
+
+    run: RunDir
 
     def __init__(
         self,

@@ -11,8 +11,11 @@ from typing import Any, TypeVar
 import tyro
 
 from polystep_rl.cli import UsageError
+from polystep_rl.ranges import MAX_SEED
 
 T = TypeVar("T")
+
+MOST_SEEDS = 10_000  # of one command
 
 FRAME = re.compile(r"\x1b\[[0-9;]*m|^[╭╰].*$|^│ ?| *│$", re.MULTILINE)
 RULE = re.compile(r"^ *(?:─+|-{3,}) *$", re.MULTILINE)  # hyphens where the terminal has no Unicode
@@ -49,3 +52,24 @@ def one_line(box: str) -> str:
         if "erhaps you meant" in block and names:
             return f"{said}; did you mean {' or '.join(names)}?"
     return said
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of ``0,3,7-9``: [0, 3, 7, 8, 9]. UsageError, in one line, for anything else."""
+    expected = f"--seeds {text}: expected such as 0-9 or 0,3,7-9"
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", part.strip(), re.ASCII)
+        if found is None:
+            raise UsageError(expected)
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise UsageError(expected)
+        if last > MAX_SEED:
+            raise UsageError(f"{expected}, of at most {MAX_SEED}")
+        if len(seeds) + last - first >= MOST_SEEDS:
+            raise UsageError(f"{expected}, at most {MOST_SEEDS:,} of them")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"{expected}, each of them once")
+    return seeds

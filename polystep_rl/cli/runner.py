@@ -39,7 +39,7 @@ def with_threshold(config: TrainConfig, env: Env | HostEnv) -> TrainConfig:
     return dataclasses.replace(config, stop_reward=stop)
 
 
-def _settings(config: TrainConfig, parts: Parts) -> loop.Settings:
+def settings_of(config: TrainConfig, parts: Parts) -> loop.Settings:
     stop_reward = with_threshold(config, parts.env).stop_reward
     if config.total_timesteps is None and config.generations is None and config.wall_seconds is None:
         raise UsageError("no budget: give --total-timesteps, --generations or --wall-seconds")
@@ -121,7 +121,7 @@ def _saved_start(config: TrainConfig, output: Any) -> TrainConfig:
     return dataclasses.replace(config, init=str(saved), init_widen=1)
 
 
-def _judge_start(
+def judge_start(
     run: RunDir | None, parts: Parts, config: TrainConfig, progress: loop.Progress
 ) -> tuple[loop.Progress, dict[str, Any]]:
     """Evaluate the policy that the search starts at, before and after quantisation, and keep it: while nothing does
@@ -154,13 +154,42 @@ def _judge_start(
     return progress, {"init": report}
 
 
+def summarised(observer: Watcher, result: loop.Result, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What `--json` prints of a run and `summary.json` holds."""
+    progress, parts = result.progress, observer.parts
+    return {
+        "run_dir": None if observer.run is None else str(observer.run.path),
+        "env_steps": int(progress.env_steps),
+        "candidates": int(progress.candidates),
+        "episodes": int(progress.candidates) * episodes_per_candidate(observer.config),
+        "generations": int(progress.generation),
+        "eval_env_steps": int(progress.eval_env_steps),
+        "wall_seconds": observer.wall_seconds,
+        "stopped_by": result.stopped_by,
+        "reward_threshold": parts.env.spec.reward_threshold,
+        **simulator_facts(parts.env),
+        "best_eval_return": best_return(progress),
+        "eval": evaluation,
+    }
+
+
+def told(summary: dict[str, Any]) -> str:
+    """The line about a run that has ended."""
+    result = summary["eval"]
+    return (
+        f"{summary['run_dir']}: mean return {result['mean_return']:.2f} over {result['episodes']} fresh episodes; "
+        f"{summary['env_steps']:,} env steps, "
+        f"{summary['wall_seconds']:.1f} s, stopped by {summary['stopped_by']}"
+    )
+
+
 def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
     """Train as the settings say; returns the summary that `--json` prints and `summary.json` holds.
 
     Of several processes that do the run, the leader alone has a folder.
     """
     parts = make_parts(_saved_start(config, output))
-    settings = _settings(config, parts)
+    settings = settings_of(config, parts)
     if parts.initial is not None:
         config = dataclasses.replace(config, hidden=parts.policy.spec.hidden)
     if not same_everywhere(parts.start, str(parts.policy.spec)):
@@ -180,7 +209,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
     try:
         given: dict[str, Any] = {}
         if parts.initial is not None:
-            progress, given = _judge_start(run, parts, config, progress)
+            progress, given = judge_start(run, parts, config, progress)
         with guard:
             result = loop.train(
                 parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys, progress, settings, observer
@@ -188,21 +217,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
             progress = result.progress
             best = observer.finish(progress)
             evaluation = evaluate_on_test(parts.env, parts.policy, best, config.test_episodes, config.seed)
-        summary = {
-            "run_dir": None if run is None else str(run.path),
-            "env_steps": int(progress.env_steps),
-            "candidates": int(progress.candidates),
-            "episodes": int(progress.candidates) * episodes_per_candidate(config),
-            "generations": int(progress.generation),
-            "eval_env_steps": int(progress.eval_env_steps),
-            "wall_seconds": observer.wall_seconds,
-            "stopped_by": result.stopped_by,
-            "reward_threshold": parts.env.spec.reward_threshold,
-            **simulator_facts(parts.env),
-            "best_eval_return": best_return(progress),
-            "eval": evaluation,
-            **given,
-        }
+        summary = {**summarised(observer, result, evaluation), **given}
         if run is not None and result.stopped_by != "interrupt":
             run.finish(summary)
     finally:

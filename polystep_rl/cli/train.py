@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from polystep_rl.cli import UsageError, cluster
-from polystep_rl.cli.options import parse_options
+from polystep_rl.cli.options import parse_options, parse_seeds
 from polystep_rl.config import ConfigError, TrainConfig, load_yaml, preset, to_plain, to_yaml
 from polystep_rl.ranges import check_ranges
 from polystep_rl.settings import GRADIENT
@@ -29,6 +29,9 @@ class Output:
     """This run's own folder; refused if it holds anything. By default a new one under --runs."""
     runs: Path = Path("runs")
     """Where new run folders are made."""
+    seeds: str | None = None
+    """Train these seeds, such as 0-9 or 0,3,7-9, each with a run folder of its own as --seed would write it: side by
+    side where they can be, or one after the other. Wall-clock times are then those of all."""
     resume: Path | None = None
     """Continue this run; only budgets may be given anew."""
     track: bool = False
@@ -102,6 +105,7 @@ def parse(argv: Sequence[str]) -> TrainArgs:
     if args.output.cores is not None and args.output.cores < 1:
         raise UsageError(f"cores was {args.output.cores}, expected at least 1")
     cluster.check(args.output, args.config.algo)
+    check_seeds(args.output, _given(argv, "seed", ""))
     if resume:
         for entry in dataclasses.fields(config) if not _led(argv, resume) else ():
             if getattr(config, entry.name) != getattr(args.config, entry.name) and entry.name not in BUDGETS:
@@ -112,6 +116,21 @@ def parse(argv: Sequence[str]) -> TrainArgs:
         if args.output.run_dir is not None:
             raise UsageError("--resume and --run-dir exclude each other: the run keeps its folder")
     return args
+
+
+def check_seeds(output: Output, seed: str) -> None:
+    """UsageError for seeds that are none, or beside what is about a single run."""
+    if output.seeds is None:
+        return
+    parse_seeds(output.seeds)
+    for flag, given in (
+        ("seed", seed),
+        ("run-dir", output.run_dir),
+        ("resume", output.resume),
+        ("track", output.track),
+    ):
+        if given:
+            raise UsageError(f"--seeds and --{flag} exclude each other: every seed is a run with a folder under --runs")
 
 
 def run(argv: list[str]) -> int:
@@ -136,10 +155,14 @@ def run(argv: list[str]) -> int:
 def _train(args: TrainArgs) -> int:
     """Train, and say how it ended; of several processes, the leader says it."""
     from polystep_rl.cli.assemble import print_json
-    from polystep_rl.cli.runner import run_any
+    from polystep_rl.cli.runner import run_any, told
     from polystep_rl.distributed import leads
 
     stream = sys.stderr if args.output.json else sys.stdout
+    if args.output.seeds is not None:
+        from polystep_rl.cli.seeds import run_seeds
+
+        return run_seeds(args.config, args.output, parse_seeds(args.output.seeds), stream, _in_main_thread())
     summary = run_any(args.config, args.output, stream, install_handler=_in_main_thread())
     interrupted = summary["stopped_by"] == "interrupt"
     if not leads():
@@ -152,13 +175,7 @@ def _train(args: TrainArgs) -> int:
     if args.output.json:
         print_json(summary)
     elif not args.output.quiet:
-        result = summary["eval"]
-        print(
-            f"{summary['run_dir']}: mean return {result['mean_return']:.2f} over {result['episodes']} fresh episodes; "
-            f"{summary['env_steps']:,} env steps, "
-            f"{summary['wall_seconds']:.1f} s, stopped by {summary['stopped_by']}",
-            file=stream,
-        )
+        print(told(summary), file=stream)
     return 130 if interrupted else 0
 
 

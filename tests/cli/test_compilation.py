@@ -12,6 +12,7 @@ from polystep_rl.cli.assemble import make_parts
 from polystep_rl.config import preset, to_plain
 from polystep_rl.policies import PRECISIONS
 from polystep_rl.settings import GRADIENT, SETTINGS
+from polystep_rl.side_by_side import Seed, train_seeds
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
 SEARCHES = [algo for algo in SETTINGS if algo not in GRADIENT]
@@ -107,3 +108,34 @@ def test_other_seeds_and_budgets_compile_nothing(compiled):
         loop.train(*run, progress, loop.Settings(steps, eval_freq=10_000))
         names = compiled.take()
         assert bool(names) == (seed == 0), names
+
+
+class OneOf(loop.Observer):
+    """What was compiled until each chunk of a seed among others."""
+
+    def __init__(self, compiled: Compiled, heard: list[tuple[bool, list[str]]]) -> None:
+        self.compiled, self.heard = compiled, heard
+
+    def generations(self, rows: list[loop.Row]) -> None:
+        self.heard.append((rows[-1]["eval/mean_reward"] is not None, self.compiled.take()))
+
+
+@pytest.mark.parametrize("algo", ["polystep", pytest.param("open_es", marks=pytest.mark.slow)])
+def test_seeds_side_by_side_compile_once_whenever_they_end(compiled, algo):
+    config = dataclasses.replace(preset("CartPole-v1", "binary", "tuned", algo), eval_episodes=8)
+    made = [make_parts(dataclasses.replace(config, seed=seed)) for seed in range(4)]
+    heard: list[tuple[bool, list[str]]] = []
+    seeds = [
+        Seed(one.keys, loop.start(one.strategy, one.start, one.keys.strategy), OneOf(compiled, heard)) for one in made
+    ]
+    compiled.take()
+    parts = made[0]
+    settings = loop.Settings(60_000, eval_freq=6000, stop_reward=120.0)
+    ends = [len(heard) for _ in train_seeds(parts.strategy, parts.evaluate, parts.evaluate_centre, seeds, settings)]
+    assert len(set(ends)) > 2, "they end at different times"
+    programs = [names for _, names in heard]
+    assert programs[0].count("jit(run)") == 1, programs[0]
+    first = next(i for i, (evaluated, _) in enumerate(heard) if evaluated)
+    assert first < ends[0] and not [names for i, names in enumerate(programs) if names and i not in (0, first)]
+    assert "jit(run)" not in programs[first] or first == 0
+    assert not compiled.take(), "nor when the last one ends"

@@ -117,6 +117,7 @@ def test_what_one_cannot_do_ends_all(other: tuple, said: str, tmp_path: Path) ->
         (("--coordinator", "here:1234", "--num-processes", 0, "--process-id", 0), "--num-processes 0: expected at le"),
         (("--coordinator", "here:1234", "--num-processes", 2, "--process-id", 2), "--process-id 2: expected 0 to 1"),
         (("--coordinator", "here:1234", "--num-processes", 2, "--process-id", 0, "--algo", "ppo"), "with ppo"),
+        (("--coordinator", "auto", "--seeds", "0-3"), "--seeds 0-3 with --coordinator"),
     ],
 )
 def test_flags_that_do_not_fit_together(flags: tuple, said: str, cli: Callable) -> None:

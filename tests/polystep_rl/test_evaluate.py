@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -147,8 +148,31 @@ def test_decode_brings_its_arrays_along(policy: Policy, reference: Evaluation) -
 
 
 def test_fewer_candidates_than_devices(policy: Policy, reference: Evaluation) -> None:
-    given = evaluate(policy, population(policy, N) and jax.tree.map(lambda x: x[:1], population(policy)))
+    few = jax.tree.map(lambda x: x[:1], population(policy))
+    given = evaluate(policy, few)
     np.testing.assert_array_equal(given.returns, reference.returns[:1])
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("episodes", [1, 2, 7, 32])
+def test_episodes_of_a_single_candidate_are_split_over_devices(env_id: str, episodes: int) -> None:
+    """And come back in their order, bit for bit; with moments they are not split, since the padding would count."""
+    env = make(env_id)
+    policy = make_policy(env.spec, (16,), "float32")
+    one = policy.init(jax.random.key(2))
+    split, moments, alone = (
+        jax.device_get(jax.jit(partial(evaluate_params, evaluator, KEY))(one))
+        for evaluator in (
+            device_evaluator(env, policy, episodes),
+            device_evaluator(env, policy, episodes, collect_moments=True),
+            device_evaluator(env, policy, episodes, ONE),
+        )
+    )
+    for given in (split, moments):
+        np.testing.assert_array_equal(given.returns, alone.returns)
+        np.testing.assert_array_equal(given.lengths, alone.lengths)
+        assert given.env_steps == alone.env_steps == alone.lengths.sum()
+    assert moments.obs_moments.weight == alone.env_steps
 
 
 def test_no_episodes(policy: Policy) -> None:

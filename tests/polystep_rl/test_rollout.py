@@ -136,6 +136,30 @@ def test_only_the_first_candidates_are_rolled_out() -> None:
         assert np.isfinite(out.obs_moments.mean).all()
 
 
+@pytest.mark.parametrize("config", [RolloutConfig(), RolloutConfig(1), RolloutConfig(32, tail=16)], ids=str)
+@pytest.mark.parametrize("env_id, precision", [("CartPole-v1", "binary"), ("Pendulum-v1", "float32")])
+def test_groups_return_what_each_would_by_itself(env_id: str, precision: str, config: RolloutConfig) -> None:
+    """And groups that have ended, and padding candidates, are not simulated."""
+    env, groups, n, r = make(env_id), 3, 5, 4
+    policy = make_policy(env.spec, (8,), precision, 0.1, 0.3)
+    params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), groups * n))
+    keys = jax.random.split(jax.random.key(1), (groups, r))
+    deployed = jax.jit(jax.vmap(policy.deploy))(params)
+    alone = jax.jit(lambda d, k, real: rollout(env, policy, d, k, config, False, real))
+    together = jax.jit(lambda real, going: rollout(env, policy, deployed, keys, config, False, real, groups=going))
+    for real, going in ((n, groups), (3, groups), (n, 2), (4, 1), (n, 0), (0, groups)):
+        out = together(jnp.int32(real), jnp.int32(going))
+        assert out.returns.shape == out.lengths.shape == (groups, n, r)
+        for g in range(groups):
+            own = jax.tree.map(lambda x, g=g: x[g * n : (g + 1) * n], deployed)
+            expected = alone(own, keys[g], jnp.int32(real if g < going else 0))
+            np.testing.assert_array_equal(out.returns[g], expected.returns)
+            np.testing.assert_array_equal(out.lengths[g], expected.lengths)
+            assert bool(out.lengths[g].any()) == (g < going and real > 0)
+        if config.lanes == 1:  # so that idle lanes are few
+            assert out.lane_steps <= out.lengths.sum() + 16 * env.spec.horizon
+
+
 class ClockState(NamedTuple):
     time: Array
     ends: Array

@@ -1,0 +1,54 @@
+"""The order in which the lanes of a rollout take up pairs of a candidate and an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from polystep_rl.types import Array, Env, Key, PyTree
+
+TURNS = {"cpu": 4}  # of several groups, pairs to a lane, so that few lanes are idle when groups have ended; others: 1
+
+
+class Items(NamedTuple):
+    """What there is to do: candidate by candidate, and group by group."""
+
+    todo: Array  # () int32, items 0, 1, ... that there are
+    pair: Callable[[Array], Array]  # items (L,) -> pairs (L,)
+    start: Callable[[Array], Array]  # pairs (L,) -> rows of the starts (L,)
+    most: int  # lanes that pay
+
+
+def items(keys: Key, n: int, count: Array | None, groups: Array | None) -> Items:
+    """Those of n candidates in all: of the first ``groups`` groups, the first ``count`` candidates of each.
+
+    Args:
+        keys: (r,), or (g, r) for groups.
+        n: candidates, of all groups together.
+        count: () int32; None: all.
+        groups: () int32; None: all.
+    """
+    r = keys.shape[-1]
+    if keys.ndim == 1:
+        todo = jnp.int32(n * r) if count is None else jnp.asarray(count * r, jnp.int32)
+        return Items(todo, lambda item: item, lambda pair: pair % r, n * r)
+    own = n * r // keys.shape[0]  # pairs of a group, padding included
+    real = jnp.int32(own) if count is None else jnp.asarray(count * r, jnp.int32)
+    safe = jnp.maximum(real, 1)
+    return Items(
+        real * jnp.asarray(keys.shape[0] if groups is None else groups, jnp.int32),
+        lambda item: item // safe * own + item % safe,
+        lambda pair: pair // own * r + pair % r,
+        max(own, n * r // TURNS.get(jax.default_backend(), 1)),
+    )
+
+
+def starts(env: Env, keys: Key) -> tuple[PyTree, Array]:
+    """State and observation for every key, leaves (r, ...), or (g * r, ...) of groups: those of each group by
+    themselves, since a program for more keys may round differently."""
+    if keys.ndim == 1:
+        return jax.vmap(env.reset)(keys)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(jax.vmap(env.reset), keys))
