@@ -20,7 +20,7 @@ from polystep_rl.distributed import Share, everyone, joined_shares, processes, s
 from polystep_rl.evaluate import DEFAULT_MAX_BYTES, Horizon, Penalty, check_episodes, chunk_size
 from polystep_rl.host_policy import Forward, forward_of
 from polystep_rl.ledger import Ledger, SimulatorError
-from polystep_rl.rollout import WIDTH
+from polystep_rl.pairs import WIDTH, padded
 from polystep_rl.statistics import merge
 from polystep_rl.types import Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
 
@@ -41,7 +41,7 @@ class _Group:
     def __init__(self, width: int, obs_size: int) -> None:
         self.pair = np.full(width, -1)  # candidate * r + episode; -1 where the lane has no work
         self.fresh = np.zeros(width, bool)  # the next tick is a reset
-        self.obs = np.zeros((-(-width // WIDTH) * WIDTH, obs_size), np.float32)  # padded: see WIDTH
+        self.obs = np.zeros((padded(width), obs_size), np.float32)
         self.candidate = np.full(len(self.obs), -1, np.int32)  # whose weights a lane has; -1: nobody's yet
         self.weights: PyTree | None = None
         self.sent = np.zeros(0, int)  # lanes that are under way

@@ -7,10 +7,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polystep_rl.types import Array, Env, Key, PyTree
 
+# float32 lanes in the widest vector register. One or two lanes alone would be compiled to scalar code, which rounds
+# differently (fused multiply-adds), and a result would depend on how many others there are.
+WIDTH = 16
 TURNS = {"cpu": 4}  # of several groups, pairs to a lane, so that few lanes are idle when groups have ended; others: 1
+
+
+def padded(count: int) -> int:
+    """As many, up to a multiple of WIDTH."""
+    return -(-count // WIDTH) * WIDTH
 
 
 class Items(NamedTuple):
@@ -41,14 +50,19 @@ def items(keys: Key, n: int, count: Array | None, groups: Array | None) -> Items
     return Items(
         real * jnp.asarray(keys.shape[0] if groups is None else groups, jnp.int32),
         lambda item: item // safe * own + item % safe,
-        lambda pair: pair // own * r + pair % r,
+        lambda pair: pair // own * padded(r) + pair % r,
         max(own, n * r // TURNS.get(jax.default_backend(), 1)),
     )
 
 
 def starts(env: Env, keys: Key) -> tuple[PyTree, Array]:
-    """State and observation for every key, leaves (r, ...), or (g * r, ...) of groups: those of each group by
-    themselves, since a program for more keys may round differently."""
+    """State and observation for every key, leaves (padded(r), ...), or (g * padded(r), ...) of groups.
+
+    The padding is some of them once more: one or two alone would be rounded in another way. For the same reason groups
+    are by themselves: a program for more keys may round differently.
+    """
+    r = keys.shape[-1]
+    keys = keys[..., np.arange(padded(r)) % r]
     if keys.ndim == 1:
         return jax.vmap(env.reset)(keys)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(jax.vmap(env.reset), keys))

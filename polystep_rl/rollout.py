@@ -20,12 +20,10 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import jaxprs_in_params
 
 from polystep_rl import pairs as pairs_of
+from polystep_rl.pairs import WIDTH, padded
 from polystep_rl.rows import table
 from polystep_rl.types import Array, Env, Key, Moments, Policy, PyTree
 
-# float32 lanes in the widest vector register. One or two lanes alone would be compiled to scalar code, which rounds
-# differently (fused multiply-adds), and a result would depend on how many others there are.
-WIDTH = 16
 # Lanes by kind of device. On a CPU a power of 2 puts the weights of a lane into one cache set; a GPU wants thousands.
 LIGHT = 64  # numbers of 32 bits of a candidate up to which it is light
 LANES = {"cpu": (640, 320)}  # of light candidates, and of others
@@ -148,11 +146,11 @@ def rollout(
         state, obs = starts.split(starts.columns(items.start(pair)))
         return _Lanes(pair, pair < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
 
-    lanes = _multiple(min(config.lanes or min(LANES.get(jax.default_backend(), OTHER_LANES)[heavy], items.most), pairs))
+    lanes = padded(min(config.lanes or min(LANES.get(jax.default_backend(), OTHER_LANES)[heavy], items.most), pairs))
     # 0 for few lanes: the tail would take most of the episodes, one after another.
     most = lanes // TAIL // WIDTH * WIDTH
     tail = (most if most and _has_tail(env, keys.reshape(-1)[0]) else 0) if config.tail is None else config.tail
-    tail = 0 if _multiple(tail) >= lanes else _multiple(tail)
+    tail = 0 if padded(tail) >= lanes else padded(tail)
     zero = jnp.zeros((), dtype)
     results = (jnp.zeros(pairs, dtype), jnp.zeros(pairs, jnp.int32))
     empty = _no_work(first, lanes, pairs)
@@ -214,10 +212,6 @@ def _simulate(
         return (loop.next_item < source.todo) | (loop.lanes.alive.sum() > leave)
 
     return jax.lax.while_loop(unfinished, turn, loop)
-
-
-def _multiple(lanes: int) -> int:
-    return -(-lanes // WIDTH) * WIDTH
 
 
 def _outlined(function: Callable[..., Any]) -> Callable[..., Any]:
