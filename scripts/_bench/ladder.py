@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ class Settings(NamedTuple):
     envs: tuple[str, ...] = tuple(ENVS)
     precisions: tuple[str, ...] = PRECISIONS
     hidden: tuple[int, ...] = HIDDEN
-    turns: int = 5
+    turns: int = 4
     scale: float = 1.0  # of the populations
 
 
@@ -88,6 +89,7 @@ def _prepare(env_id: str, precision: str, hidden: int, scale: float) -> tuple[An
         "first_call": time.perf_counter() - began,  # compiles, unless that is cached
         "times": [],
     }
+    print(f"{env_id} {precision} {hidden}: ready after {row['first_call']:.1f} s", file=sys.stderr, flush=True)
     return call, row
 
 
