@@ -10,8 +10,6 @@ import jax.numpy as jnp
 
 from polystep_rl.types import Array, Env, Key, PyTree
 
-TURNS = {"cpu": 4}  # of several groups, pairs to a lane, so that few lanes are idle when groups have ended; others: 1
-
 
 class Items(NamedTuple):
     """What there is to do: candidate by candidate, and group by group."""
@@ -19,7 +17,6 @@ class Items(NamedTuple):
     todo: Array  # () int32, items 0, 1, ... that there are
     pair: Callable[[Array], Array]  # items (L,) -> pairs (L,)
     start: Callable[[Array], Array]  # pairs (L,) -> rows of the starts (L,)
-    most: int  # lanes that pay
 
 
 def items(keys: Key, n: int, count: Array | None, groups: Array | None) -> Items:
@@ -34,7 +31,7 @@ def items(keys: Key, n: int, count: Array | None, groups: Array | None) -> Items
     r = keys.shape[-1]
     if keys.ndim == 1:
         todo = jnp.int32(n * r) if count is None else jnp.asarray(count * r, jnp.int32)
-        return Items(todo, lambda item: item, lambda pair: pair % r, n * r)
+        return Items(todo, lambda item: item, lambda pair: pair % r)
     own = n * r // keys.shape[0]  # pairs of a group, padding included
     real = jnp.int32(own) if count is None else jnp.asarray(count * r, jnp.int32)
     safe = jnp.maximum(real, 1)
@@ -42,7 +39,6 @@ def items(keys: Key, n: int, count: Array | None, groups: Array | None) -> Items
         real * jnp.asarray(keys.shape[0] if groups is None else groups, jnp.int32),
         lambda item: item // safe * own + item % safe,
         lambda pair: pair // own * r + pair % r,
-        max(own, n * r // TURNS.get(jax.default_backend(), 1)),
     )
 
 
