@@ -14,7 +14,6 @@ from polystep_rl.types import Array, Env, Key, PyTree
 # float32 lanes in the widest vector register. One or two lanes alone would be compiled to scalar code, which rounds
 # differently (fused multiply-adds), and a result would depend on how many others there are.
 WIDTH = 16
-TURNS = {"cpu": 4}  # of several groups, pairs to a lane, so that few lanes are idle when groups have ended; others: 1
 
 
 def padded(count: int) -> int:
@@ -28,7 +27,6 @@ class Items(NamedTuple):
     todo: Array  # () int32, items 0, 1, ... that there are
     pair: Callable[[Array], Array]  # items (L,) -> pairs (L,)
     start: Callable[[Array], Array]  # pairs (L,) -> rows of the starts (L,)
-    most: int  # lanes that pay
 
 
 def items(keys: Key, n: int, count: Array | None, groups: Array | None) -> Items:
@@ -43,7 +41,7 @@ def items(keys: Key, n: int, count: Array | None, groups: Array | None) -> Items
     r = keys.shape[-1]
     if keys.ndim == 1:
         todo = jnp.int32(n * r) if count is None else jnp.asarray(count * r, jnp.int32)
-        return Items(todo, lambda item: item, lambda pair: pair % r, n * r)
+        return Items(todo, lambda item: item, lambda pair: pair % r)
     own = n * r // keys.shape[0]  # pairs of a group, padding included
     real = jnp.int32(own) if count is None else jnp.asarray(count * r, jnp.int32)
     safe = jnp.maximum(real, 1)
@@ -51,7 +49,6 @@ def items(keys: Key, n: int, count: Array | None, groups: Array | None) -> Items
         real * jnp.asarray(keys.shape[0] if groups is None else groups, jnp.int32),
         lambda item: item // safe * own + item % safe,
         lambda pair: pair // own * padded(r) + pair % r,
-        max(own, n * r // TURNS.get(jax.default_backend(), 1)),
     )
 
 

@@ -146,7 +146,7 @@ def rollout(
         state, obs = starts.split(starts.columns(items.start(pair)))
         return _Lanes(pair, pair < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
 
-    lanes = padded(min(config.lanes or min(LANES.get(jax.default_backend(), OTHER_LANES)[heavy], items.most), pairs))
+    lanes = padded(min(config.lanes or LANES.get(jax.default_backend(), OTHER_LANES)[heavy], pairs))
     # 0 for few lanes: the tail would take most of the episodes, one after another.
     most = lanes // TAIL // WIDTH * WIDTH
     tail = (most if most and _has_tail(env, keys.reshape(-1)[0]) else 0) if config.tail is None else config.tail
