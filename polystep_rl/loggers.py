@@ -11,8 +11,9 @@ import csv
 import io
 import math
 import os
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,6 +130,20 @@ def _parse(cell: str | None) -> Value:
     return cell
 
 
+@contextlib.contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """As if a package were not installed: tensorboardX imports PyTorch where it can, for over a second, and for tensors
+    that it is never given here."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 class TensorBoardLogger:
     """TensorBoard events with env steps on the horizontal axis, under the key names that stable-baselines3 uses.
 
@@ -136,7 +151,8 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        from tensorboardX import SummaryWriter  # slow to import, and not needed to read a run
+        with _hidden("torch"):
+            from tensorboardX import SummaryWriter  # slow to import, and not needed to read a run
 
         # The writer names its file by the second; a resume within that second must not overwrite it.
         self._writer = SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=f".{time.time_ns()}")

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from polystep_rl.evaluate import AXIS, MadeOf, gathered, outcome, pad
-from polystep_rl.programs import MAX_CHUNK, Limits, _row
+from polystep_rl.programs import MAX_CHUNK, Limits, log_row
 from polystep_rl.rollout import Episodes, rollout
 from polystep_rl.types import Array, Evaluation, Info, Key, Moments, PyTree, State, Strategy
 
@@ -210,7 +210,7 @@ def _tell(
     proposal = strategy.ask(jax.random.fold_in(key, number), before)
     found = judged(made, returns, lengths, (limits.total - limits.room + used) / limits.total)
     state, info = strategy.tell(before, proposal, found.cost)
-    row = _row(info, found)
+    row = log_row(info, found)
     over = (used + row["_steps"] > limits.room) & (number > 0)
     state = jax.tree.map(
         lambda old, new: jax.lax.select(over, old, new), before, strategy.observe(state, found.obs_moments)

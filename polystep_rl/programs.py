@@ -84,7 +84,7 @@ class Limits(NamedTuple):
     due: np.int32  # env steps until the next evaluation
 
 
-def _row(info: Info, evaluation: Evaluation) -> dict[str, Any]:
+def log_row(info: Info, evaluation: Evaluation) -> dict[str, Any]:
     """What is logged of a generation; names that begin with _ are for the loop."""
     return {
         # By candidates first: the sum over all pairs would round as the devices, or several seeds, lay them out.
@@ -105,11 +105,12 @@ def _chunk_function(step: StepFn) -> jax.stages.Wrapped:
     fit into the budget and was undone.
     """
 
+    @partial(jax.jit, inline=True)  # traced once, for its shapes and within the loop
     def generation(keys: Streams, state: State, number: Array, share: Array) -> tuple[State, dict[str, Array]]:
         state, info, evaluation = step(
             jax.random.fold_in(keys.strategy, number), jax.random.fold_in(keys.episodes, number), state, share
         )
-        return state, {**_row(info, evaluation), "_ran": jnp.bool_(True)}
+        return state, {**log_row(info, evaluation), "_ran": jnp.bool_(True)}
 
     def run(keys: Streams, state: State, limits: Limits) -> tuple[State, dict[str, Array], Array]:
         shapes = jax.eval_shape(generation, keys, state, limits.generation, jnp.float32(0))[1]
@@ -187,7 +188,7 @@ class HostPrograms:
             if used + last > limits.room and number > 0:
                 return state, _columns(rows), True
             state, info = self._tell(state, proposal, found.cost, found.obs_moments)
-            rows.append({**_row(jax.device_get(info), found), **self._faults(), "_ran": np.bool_(True)})
+            rows.append({**log_row(jax.device_get(info), found), **self._faults(), "_ran": np.bool_(True)})
             used += last
             if rows[-1]["_failed"]:
                 break

@@ -27,10 +27,10 @@ from polystep_rl.train import (
     Settings,
     Streams,
     TrainError,
-    _book,
-    _book_evaluation,
-    _limits,
-    _stop_reason,
+    book,
+    book_evaluation,
+    chunk_limits,
+    stop_reason,
 )
 from polystep_rl.types import Array, Evaluator, Key, Params, PyTree, State, Strategy
 
@@ -184,7 +184,7 @@ class _SeedLoop:
         """The results of the seeds that are to stop here."""
         for s in list(self.going):
             progress, observer = self.progress[s], self.seeds[s].observer
-            if stopped_by := _stop_reason(progress, self.settings, wall, self.full[s], observer.interrupted()):
+            if stopped_by := stop_reason(progress, self.settings, wall, self.full[s], observer.interrupted()):
                 del self.going[s]
                 yield s, Result(self.whole(s), stopped_by, wall)
 
@@ -196,7 +196,7 @@ class _SeedLoop:
         """Of every place; those without a seed that goes on have nothing to do."""
         found = []
         for s in range(self.places):
-            of_one = _limits(self.progress[s if s in self.going else 0], self.settings, chunk)
+            of_one = chunk_limits(self.progress[s if s in self.going else 0], self.settings, chunk)
             found.append(of_one if s in self.going else of_one._replace(generations=np.int32(0)))
         return jax.tree.map(lambda *values: np.array(values, np.int32), *found)
 
@@ -208,7 +208,7 @@ class _SeedLoop:
         for s in list(self.going):
             before, self.full[s] = self.progress[s], bool(over[s])
             try:
-                progress, rows = _book(before, before.state, {name: column[:, s] for name, column in log.items()})
+                progress, rows = book(before, before.state, {name: column[:, s] for name, column in log.items()})
             except TrainError as error:
                 del self.going[s]
                 yield s, error
@@ -233,7 +233,7 @@ class _SeedLoop:
             numbers[s] = progress.evaluations
         found = self.compiled.evaluate(self.keys.evaluation, numbers, [s for s, _ in due], jax.device_get(params))
         for (s, rows), progress, centre, result in zip(due, whole, params, found, strict=True):
-            self.progress[s], rows[-1] = _book_evaluation(progress, rows[-1], centre, result, self.settings)
+            self.progress[s], rows[-1] = book_evaluation(progress, rows[-1], centre, result, self.settings)
             self.seeds[s].observer.generations(rows)
             self.seeds[s].observer.checkpoint(self.progress[s])
 

@@ -160,12 +160,12 @@ def train(
     while True:
         now = time.perf_counter() - began
         wall, chunk, interrupted = agreed(now, chunk, observer.interrupted())
-        if stopped_by := _stop_reason(progress, settings, wall, full, interrupted):
+        if stopped_by := stop_reason(progress, settings, wall, full, interrupted):
             return Result(progress, stopped_by, wall)
-        before, limits = progress, _limits(progress, settings, chunk)
+        before, limits = progress, chunk_limits(progress, settings, chunk)
         state, log, over = compiled.chunk(keys, progress.state, limits)
         compiling = compiled.take_seconds()
-        progress, rows = _book(progress, state, jax.device_get(log))
+        progress, rows = book(progress, state, jax.device_get(log))
         full = bool(over)
         if not rows:
             continue
@@ -180,7 +180,7 @@ def train(
         chunk = int(np.clip(CHUNK_SECONDS * len(rows) / spent, 1, min(MAX_CHUNK, 2 * chunk)))
 
 
-def _stop_reason(progress: Progress, settings: Settings, wall: float, full: bool, interrupted: bool) -> str | None:
+def stop_reason(progress: Progress, settings: Settings, wall: float, full: bool, interrupted: bool) -> str | None:
     if interrupted:
         return "interrupt"
     if settings.stop_reward is not None and progress.streak >= 2:
@@ -195,7 +195,7 @@ def _stop_reason(progress: Progress, settings: Settings, wall: float, full: bool
     return None
 
 
-def _limits(progress: Progress, settings: Settings, chunk: int) -> Limits:
+def chunk_limits(progress: Progress, settings: Settings, chunk: int) -> Limits:
     unlimited = np.iinfo(np.int32).max
     left = unlimited if settings.total_timesteps is None else settings.total_timesteps - int(progress.env_steps)
     to_go = chunk if settings.generations is None else settings.generations - int(progress.generation)
@@ -211,7 +211,7 @@ def _limits(progress: Progress, settings: Settings, chunk: int) -> Limits:
     )
 
 
-def _book(progress: Progress, state: State, log: dict[str, np.ndarray]) -> tuple[Progress, list[Row]]:
+def book(progress: Progress, state: State, log: dict[str, np.ndarray]) -> tuple[Progress, list[Row]]:
     """Bring the counters up to date and make one row of metrics a generation."""
     rows: list[Row] = []
     for i in range(int(log["_ran"].sum())):
@@ -244,12 +244,13 @@ def _evaluate_centre(
     """Evaluate the point to deploy on episodes of its own, and keep it if it is the best so far."""
     params = strategy.params(progress.state)
     result = jax.device_get(run_eval(jax.random.fold_in(keys.evaluation, progress.evaluations), params))
-    return _book_evaluation(progress, row, params, result, settings)
+    return book_evaluation(progress, row, params, result, settings)
 
 
-def _book_evaluation(
+def book_evaluation(
     progress: Progress, row: Row, params: Params, result: Any, settings: Settings
 ) -> tuple[Progress, Row]:
+    """What an evaluation of the centre ``params`` found, booked and in the generation's row."""
     mean = result.returns.mean(dtype=np.float64)  # not finite where the environment is not: never the best
     if np.isfinite(mean) and mean >= progress.best_return:
         progress = progress._replace(best_return=np.asarray(mean, np.float32), best_params=jax.device_get(params))

@@ -31,9 +31,8 @@ class Peer:
         worker, self.variants, requirements = PEERS[name]
         python = _environment(folder / name.replace("+", "-"), requirements)
         script = Path(__file__).parent / worker
-        variables = {
-            key: value for key, value in os.environ.items() if not key.startswith(("PYTHONPATH", "XLA_", "JAX_"))
-        }
+        ours = ("PYTHONPATH", "PYTHONSAFEPATH", "XLA_", "JAX_")
+        variables = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         self.name, self.versions = name, {}
         self.log = tempfile.TemporaryFile("w+")
         pipe = subprocess.PIPE
