@@ -26,9 +26,9 @@ from polystep_rl.types import Array, Env, Key, Moments, Policy, PyTree
 
 # Lanes by kind of device. On a CPU a power of 2 puts the weights of a lane into one cache set; a GPU wants thousands.
 LIGHT = 64  # numbers of 32 bits of a candidate up to which it is light
-LANES = {"cpu": (640, 320)}  # of light candidates, and of others
+LANES = {"cpu": (768, 320)}  # of light candidates, and of others
 OTHER_LANES = (8192, 8192)
-IDLE = (0.04, 0.1)  # of the lane steps, wait for a refill: a lane's weights are gathered anew with every one
+IDLE = (0.044, 0.1)  # of the lane steps, wait for a refill: a lane's weights are gathered anew with every one
 LONGEST_BLOCK = 32  # steps
 TAILED = ("cpu",)  # where the last episodes get a loop of their own, of a tenth of the lanes ...
 TAIL, LEFT = 10, 5  # ... once as many as 5 times these, half of the lanes, live

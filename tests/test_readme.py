@@ -145,3 +145,15 @@ def test_the_times_of_training_are_those_that_were_measured():
     assert f"first generation within {max(start['second'][0] for start in measured['starts']):.1f} s" in page
     assert all(devices["same_costs"] for devices in measured["devices"])
     assert f"are {min(devices['ratio'] for devices in measured['devices']):.1f} times one" in page
+    ratios = {seeds["env"]: f"{seeds['ratio']:.1f}" for seeds in measured["seeds"]}
+    assert all(seeds["same"] for seeds in measured["seeds"])
+    said = f"take {ratios['Acrobot-v1']} times less than one after the other on Acrobot, {ratios['CartPole-v1']} times less"
+    assert said in page
+
+
+def test_the_scaling_is_what_was_measured():
+    record = json.loads((ROOT / "docs/results/bench_scale.json").read_text(encoding="utf-8"))
+    scale, page = script("bench_scale"), (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    assert scale.scaling_table(record["rows"]) in page
+    assert scale.prediction_table(record["rows"], record["ring"]) in page
+    assert f"{1e6 * scale.hop(record['ring']):.0f} µs" in page

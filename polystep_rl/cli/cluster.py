@@ -92,7 +92,7 @@ def agreed_settings(config: TrainConfig, complete: bool) -> TrainConfig:
     ``complete`` is whether it knows its settings: a run that is resumed may have its folder on the leader's machine.
     """
     versions = package_versions(("polystep-rl", "jax", "jaxlib", "numpy"))
-    if jax.process_index() == 0:
+    if _state().process_id == 0:
         text = yaml.safe_dump({"settings": to_plain(config), "versions": versions}, sort_keys=False)
         _client().key_value_set(SETTINGS, text)
         return config
@@ -109,10 +109,15 @@ def agreed_settings(config: TrainConfig, complete: bool) -> TrainConfig:
 _SAME = {"versions": "install the same versions everywhere", "settings": "give every process the same settings"}
 
 
-def _client() -> Any:
-    from jax._src import distributed  # the store of texts has no public name
+def _state() -> Any:
+    """What JAX knows of the processes: asking its public functions would wait until all devices are found."""
+    from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state
+
+
+def _client() -> Any:
+    return _state().client  # the store of texts has no public name
 
 
 def _join(output: Any) -> None:
@@ -182,19 +187,19 @@ def _watch() -> None:
                 _say_and_exit(_gone("0"))
     if found["reason"] is None:
         _say_and_exit(_roll_call())
-    if found["process"] != jax.process_index():
+    if found["process"] != _state().process_id:
         _say_and_exit(found["reason"])
 
 
 def _gone(which: str) -> str:
-    said = f"process {which} of {jax.process_count()} has gone: it was killed, or its machine or the network failed"
+    said = f"process {which} of {_state().num_processes} has gone: it was killed, or its machine or the network failed"
     return f"{said}; what was checkpointed goes on with --resume"
 
 
 def _roll_call() -> str:
     """Which processes have gone: those that do not answer."""
-    client, count = _client(), jax.process_count()
-    client.key_value_set(f"{HERE}{jax.process_index()}", "")
+    client, count = _client(), _state().num_processes
+    client.key_value_set(f"{HERE}{_state().process_id}", "")
     time.sleep(ANSWER_SECONDS)
     here = {int(key.rpartition("/")[2]) for key, _ in client.key_value_dir_get(HERE)}
     gone = ", ".join(str(index) for index in range(count) if index not in here) or "another"
@@ -208,9 +213,9 @@ def _fail(error: BaseException) -> None:
         traceback.print_exception(error)
         said = f"{type(error).__name__}: {error}"
     if jax.distributed.is_initialized():
-        reason = None if _is_broken_off(error) else f"process {jax.process_index()} failed: {' '.join(said.split())}"
+        reason = None if _is_broken_off(error) else f"process {_state().process_id} failed: {' '.join(said.split())}"
         with contextlib.suppress(Exception):  # another one was first, or there is nobody to tell
-            _client().key_value_set(ENDED, json.dumps({"process": jax.process_index(), "reason": reason}))
+            _client().key_value_set(ENDED, json.dumps({"process": _state().process_id, "reason": reason}))
         if reason is None:
             time.sleep(5 * ANSWER_SECONDS)  # `_watch` ends this process when it knows who has gone
     _say_and_exit(said, code)
@@ -227,6 +232,6 @@ def _say_and_exit(text: str, code: int = 1) -> None:
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     os.write(2, f"polystep-rl: error: {' '.join(text.split())}\n".encode())
-    if jax.distributed.is_initialized() and jax.process_index() == 0:
+    if jax.distributed.is_initialized() and _state().process_id == 0:
         time.sleep(ANSWER_SECONDS / 2)  # the others read why from the service, which ends with this process
     os._exit(code)
