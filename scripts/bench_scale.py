@@ -13,9 +13,9 @@ population: `serial`, asking and telling, which every device does for itself; `m
 predicts what two devices take, which stands beside what was measured, and what many would take. The gather is measured
 among more processes than there are cores, too: its latency grows with their number, as numbers go around in a ring.
 
-The second table is of predictions: how much of the time devices evaluate, if an evaluation of the population took one
-of them 1 or 100 seconds. Assumed, not measured, are 5 microseconds and 300 GB/s a hop between GPUs, and 10 Gbit/s
-between machines; their latency is that of processes here.
+The second table is of predictions: how much of the time devices evaluate, by the seconds that one of them alone would
+evaluate a generation. Assumed, not measured, are 5 microseconds and 300 GB/s a hop between GPUs, and 10 Gbit/s between
+machines; their latency is that of two processes here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ CANDIDATES, EPISODES = (64, 1024, 16384), 8
 GENERATIONS = {64: 48, 1024: 12, 16384: 2}  # in a turn
 ONE, DEVICES, PROCESSES = (1, 1), (1, 2), (2, 1)  # processes, devices of each
 RING = (2, 4, 8)  # processes
-ALONE = (1.0, 100.0)  # seconds that one device would evaluate a generation for
 BAR = 1.8  # times one device, of two devices or two processes on two cores
 
 
@@ -207,35 +206,27 @@ def scaling_table(rows: list[dict[str, Any]]) -> str:
 
 
 def hop(ring: dict[Any, list[dict[str, float]]]) -> float:
-    """Seconds that every further process adds to a gather of few bytes."""
-    counts = sorted(map(int, ring))
-    times = [next(ring[key][0]["meeting"] for key in ring if int(key) == count) for count in counts]
-    return (times[-1] - times[0]) / (counts[-1] - counts[0])
+    """Seconds in which two processes with a core each meet."""
+    return next(ring[count][0]["meeting"] for count in ring if int(count) == 2)
 
 
 def prediction_table(rows: list[dict[str, Any]], ring: dict[Any, list[dict[str, float]]]) -> str:
     """The share of the time in which devices evaluate, by how long one alone would take, in Markdown."""
+    many = hop(ring), 1.25e9
     clusters = (
-        ("8 GPUs", 8, 5e-6, 3e11),
-        ("100 machines", 100, hop(ring), 1.25e9),
-        ("1,000 machines", 1000, hop(ring), 1.25e9),
+        (8, "GPUs", 5e-6, 3e11, (0.1, 1)),
+        (100, "machines", *many, (10, 100)),
+        (1000, "machines", *many, (1e3, 1e4)),
     )
-    lines = [
-        "| candidates | asks and tells | "
-        + " | ".join(f"{name}, of {e:g} s" for name, *_ in clusters for e in ALONE)
-        + " |"
-    ]
-    lines += ["|" + "---|" * (2 + len(clusters) * len(ALONE))]
+    heads = [f"{count:,} {name}, {e:,g} s" for count, name, _, _, alone in clusters for e in alone]
+    lines = ["| " + " | ".join(("candidates", "S", *heads)) + " |", "|" + "---|" * (2 + len(heads))]
     for size in CANDIDATES:
         serial = max(row["one"]["serial"] for row in rows if row["candidates"] == size)
         cells = []
-        for _, count, latency, bandwidth in clusters:
-            for seconds in ALONE:
-                if count > size:
-                    cells.append("-")
-                    continue
-                gather = (count - 1) * (latency + 4 * words(size, 6, count) / bandwidth)
-                cells.append(f"{seconds / count / (seconds / count + serial + gather):.0%}")
+        for count, _, latency, bandwidth, alone in clusters:
+            gather = (count - 1) * (latency + 4 * words(size, 6, count) / bandwidth)
+            shares = (seconds / count / (seconds / count + serial + gather) for seconds in alone)
+            cells += [f"{share:.0%}" if size >= count else "-" for share in shares]
         lines.append(f"| {size:,} | {1e3 * serial:.2f} ms | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -259,7 +250,7 @@ def main(args: Args) -> int:
     for count, found in ring.items():
         print(f"{count} processes meet in " + ", ".join(f"{1e3 * x['meeting']:.2f} ms" for x in found))
     if ring:
-        print(f"{1e6 * hop(ring):.0f} microseconds for every further process\n\n{prediction_table(rows, ring)}")
+        print(f"\n{prediction_table(rows, ring)}")
     if args.json is not None:
         options = {**asdict(args), "json": None}
         record = {"system": system_info(), "args": options, "rows": rows, "ring": ring}
