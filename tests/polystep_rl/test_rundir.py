@@ -322,3 +322,22 @@ def test_git_commit_is_that_of_the_project_or_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # no git to be found
     assert sysinfo.git_commit(tmp_path) is None
     assert sysinfo.system_info()["git_commit"] is None
+
+
+def test_tensorboard_does_not_bring_pytorch(tmp_path):
+    """Which takes a second and more where it is installed; whoever wants it later still gets it."""
+    code = """
+import importlib.util, sys
+from pathlib import Path
+from polystep_rl.loggers import TensorBoardLogger
+TensorBoardLogger(Path(sys.argv[1])).close()
+assert "torch" not in sys.modules
+assert importlib.util.find_spec("tensorboardX") and list(Path(sys.argv[1]).glob("events*"))
+if importlib.util.find_spec("torch"):
+    import torch
+    assert torch.zeros(2).sum() == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
