@@ -46,6 +46,7 @@ def test_one_run_by_one_two_and_one_process(cli: Callable, assert_same_run: Call
     assert len(read_metrics(whole / "metrics.csv")) > 12
 
 
+@pytest.mark.slow
 def test_host_simulators_of_two_processes(cli: Callable, assert_same_run: Callable, tmp_path: Path) -> None:
     """Each steps its share of the candidates, or of the episodes where there is one candidate."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
@@ -56,7 +57,9 @@ def test_host_simulators_of_two_processes(cli: Callable, assert_same_run: Callab
     assert_same_run(alone, shared)
 
 
-@pytest.mark.parametrize("killed, sent", [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGINT)])
+@pytest.mark.parametrize(
+    "killed, sent", [(1, signal.SIGKILL), pytest.param(0, signal.SIGKILL, marks=pytest.mark.slow), (1, signal.SIGINT)]
+)
 def test_when_one_ends_all_end(killed: int, sent: int, cli: Callable, tmp_path: Path) -> None:
     """In time, with one line; what was checkpointed goes on. An interrupt of one is one of all."""
     run = tmp_path / "run"
