@@ -7,34 +7,21 @@ the lanes (measured 3 to 8 times faster on a CPU than einsum, dot or a reduction
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from polystep_rl.policies.precision import QMAX
+from polystep_rl.xla import outlined
 
 UNROLL = 64  # fan-in up to which the chain is written out; above, a loop over blocks of BLOCK keeps compiling quick
 WORD = 32  # one-bit weights in a word
 BLOCK = 16  # the sum keeps its order whatever this is (measured on 103 and 348 inputs: 16 is a quarter faster than 8)
 FUSED = 32  # fan-in up to which XLA's CPU backend vectorises a chain within the reduction that reads it
-
-
-def apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of arrays, on a CPU compiled as a call that is not inlined: what it reads is written to memory
-    once, rather than computed anew for every number that reads it (`envs.classic.outlined` says more)."""
-    compiled = jax.jit(function)
-
-    def call(*args: jax.Array) -> Any:
-        with set_xla_metadata(inlineable="false"):
-            return compiled(*args)
-
-    return lambda *args: lax.platform_dependent(*args, cpu=call, default=function)
 
 
 def sign_pm1(x: jax.Array) -> jax.Array:
@@ -91,7 +78,7 @@ def pack(y: jax.Array) -> jax.Array:
     More than two words are packed apart from who reads them: each of the next layer's rows would pack them again
     (measured at 256 units: a third of the speed).
     """
-    return _packed(y) if y.shape[0] <= 2 * WORD else apart(_packed)(y)
+    return _packed(y) if y.shape[0] <= 2 * WORD else outlined(_packed)(y)
 
 
 def _packed(y: jax.Array) -> jax.Array:
@@ -182,7 +169,13 @@ def quantise_input(obs: jax.Array, multiplier: np.ndarray | jax.Array, zero_poin
     rint(obs * multiplier) is cut to 127 on either side of the zero point before that is subtracted, so that every
     number is exact for infinite and huge observations too. NaN gives 0, the centre of the range.
     """
-    obs, m, z = align_all(obs, jnp.asarray(multiplier, jnp.float32), jnp.asarray(zero_point, jnp.float32))
+    constants = (jnp.asarray(multiplier, jnp.float32), jnp.asarray(zero_point, jnp.float32))
+    return _quantised(*align_all(obs, *constants))
+
+
+@outlined
+def _quantised(obs: jax.Array, m: jax.Array, z: jax.Array) -> jax.Array:
+    """By itself: every unit of the first layer would quantise the observation again."""
     q = jnp.clip(jnp.rint(obs * m), z - QMAX, z + QMAX) - z
     return jnp.where(jnp.isnan(obs), 0.0, q)
 
@@ -191,7 +184,7 @@ def choice(y: jax.Array, groups: Sequence[int], fan_in: int) -> jax.Array:
     """The action of the outputs (a, *b) of a layer with so many inputs: `argmax_groups` if there are groups, else
     `argmax_first`; apart from a long layer (measured at 64 inputs: twice the speed)."""
     pick = (lambda y: argmax_groups(y, groups)) if groups else argmax_first
-    return pick(y) if fan_in <= FUSED else apart(pick)(y)
+    return pick(y) if fan_in <= FUSED else outlined(pick)(y)
 
 
 def argmax_groups(y: jax.Array, groups: Sequence[int]) -> jax.Array:

@@ -25,6 +25,7 @@ from polystep_rl.policies.layers import sign_pm1
 from polystep_rl.policies.precision import INPUT_UNIT, QMAX
 from polystep_rl.policies.sides import features, first, integer_features, joined
 from polystep_rl.types import Array, EnvSpec, Key, Params, Policy, PolicySpec, PyTree, Sides, Structured
+from polystep_rl.xla import outlined
 
 Functions = tuple[Callable[..., Any], ...]  # deploy, act_deployed, act_structured where there is one
 
@@ -210,9 +211,12 @@ def _float_functions(spec: PolicySpec) -> Functions:
             x = activation(x) if index < len(spec.hidden) else x
         return x
 
-    def normalised(obs: Array, a: Array, b: Array) -> Array:
-        obs, a, b = layers.align_all(obs, jnp.asarray(a), jnp.asarray(b))
+    @outlined  # every unit of the first layer would normalise the observation again
+    def scaled(obs: Array, a: Array, b: Array) -> Array:
         return jnp.where(jnp.isnan(obs), 0.0, jnp.clip((obs - a) * b, -INPUT_LIMIT, INPUT_LIMIT))
+
+    def normalised(obs: Array, a: Array, b: Array) -> Array:
+        return scaled(*layers.align_all(obs, jnp.asarray(a), jnp.asarray(b)))
 
     def act_deployed(deployed: Params, obs: Array) -> Array:
         own = deployed.get(INPUT)

@@ -16,19 +16,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import jaxprs_in_params
 
 from polystep_rl import pairs as pairs_of
+from polystep_rl.lanes import Lanes, Loop, Source, WeightsOf, hand_over, no_weights, no_work, stored
 from polystep_rl.pairs import WIDTH, padded
 from polystep_rl.rows import table
 from polystep_rl.types import Array, Env, Key, Moments, Policy, PyTree
+from polystep_rl.xla import outlined
 
 # Lanes by kind of device. On a CPU a power of 2 puts the weights of a lane into one cache set; a GPU wants thousands.
 LIGHT = 64  # numbers of 32 bits of a candidate up to which it is light
 LANES = {"cpu": (768, 320)}  # of light candidates, and of others
 OTHER_LANES = (8192, 8192)
-IDLE = (0.044, 0.1)  # of the lane steps, wait for a refill: a lane's weights are gathered anew with every one
+IDLE = (0.044, 0.1)  # of the lane steps, wait for the next pair
 LONGEST_BLOCK = 32  # steps
 TAILED = ("cpu",)  # where the last episodes get a loop of their own, of a tenth of the lanes ...
 TAIL, LEFT = 10, 5  # ... once as many as 5 times these, half of the lanes, live
@@ -51,33 +52,6 @@ class Episodes(NamedTuple):
     lengths: Array  # (n, r) int32
     obs_moments: Moments
     lane_steps: Array  # () float, steps simulated; those beyond the sum of the lengths were idle
-
-
-class _Lanes(NamedTuple):
-    pair: Array  # (L,) int32: candidate * r + episode, (group * n + candidate) * r + episode; past the end: no work
-    alive: Array  # (L,) bool
-    state: PyTree  # (..., L)
-    obs: Array  # (o, L)
-    ret: Array  # (L,)
-    length: Array  # (L,) int32
-
-
-class _Loop(NamedTuple):
-    lanes: _Lanes
-    moments: tuple[Array, ...]  # (o, L) sums of x and x*x over living steps, x = obs - obs_offset; () when unused
-    next_item: Array  # () int32
-    returns: Array  # (n * r,)
-    lengths: Array  # (n * r,) int32
-    ended: Array  # () float, episodes
-    living: Array  # () float, their steps
-    simulated: Array  # () float, lane steps
-
-
-class _Source(NamedTuple):
-    """What idle lanes take up: items 0, 1, ..."""
-
-    todo: Array  # () int32, how many
-    take: Callable[[Array], _Lanes]  # items (L,) -> lanes
 
 
 def rollout(
@@ -121,10 +95,10 @@ def rollout(
     offset = jnp.asarray(policy.spec.obs_offset, dtype)[:, None]
     heavy = sum(row[0].size for row in weights.rows) > LIGHT
     idle = IDLE[heavy] if config.idle is None else config.idle
-    # A few rows are split by whoever reads them, at no cost; many would be copied in every step.
-    act = _outlined(policy.act_deployed if heavy else lambda own, obs: policy.act_deployed(weights.split(own), obs))
+    # Not fused with the simulator that reads the action (measured: 15 to 30 % more steps per second).
+    act = outlined(policy.act_deployed)
 
-    def step(own: PyTree, lanes: _Lanes, moments: tuple[Array, ...]) -> tuple[_Lanes, tuple[Array, ...]]:
+    def step(own: PyTree, lanes: Lanes, moments: tuple[Array, ...]) -> tuple[Lanes, tuple[Array, ...]]:
         out = vstep(lanes.state, act(own, lanes.obs))
         length = lanes.length + lanes.alive
         ended = out.terminated | out.truncated | (length >= limit) | over(out.metrics)
@@ -132,19 +106,18 @@ def rollout(
             x = jnp.where(lanes.alive, lanes.obs - offset, 0)
             moments = (moments[0] + x, moments[1] + x * x)
         ret = lanes.ret + jnp.where(lanes.alive, out.reward, 0)
-        return _Lanes(lanes.pair, lanes.alive & ~ended, out.state, out.obs, ret, length), moments
+        return Lanes(lanes.pair, lanes.alive & ~ended, out.state, out.obs, ret, length), moments
 
     def weights_of(pair: Array) -> PyTree:
-        own = weights.columns(jnp.minimum(pair // r, n - 1))
-        return weights.split(own) if heavy else own
+        return weights.split(weights.columns(jnp.minimum(pair // r, n - 1)))
 
     simulate = partial(_simulate, weights_of=weights_of, step=step, idle=idle)
 
-    def first(item: Array) -> _Lanes:
+    def first(item: Array) -> Lanes:
         """The start of a pair."""
         pair = items.pair(item)
         state, obs = starts.split(starts.columns(items.start(pair)))
-        return _Lanes(pair, pair < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
+        return Lanes(pair, pair < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
 
     lanes = padded(min(config.lanes or LANES.get(jax.default_backend(), OTHER_LANES)[heavy], pairs))
     # 0 for few lanes: the tail would take most of the episodes, one after another.
@@ -153,17 +126,17 @@ def rollout(
     tail = 0 if padded(tail) >= lanes else padded(tail)
     zero = jnp.zeros((), dtype)
     results = (jnp.zeros(pairs, dtype), jnp.zeros(pairs, jnp.int32))
-    empty = _no_work(first, lanes, pairs)
-    loop = _Loop(empty, _no_moments(empty.obs, collect_moments), jnp.int32(0), *results, zero, zero, zero)
-    loop = _store(simulate(loop, _Source(items.todo, first), LEFT * tail))
+    empty = no_work(first, lanes, pairs)
+    loop = Loop(empty, _no_moments(empty.obs, collect_moments), jnp.int32(0), *results, zero, zero, zero)
+    loop = stored(simulate(loop, Source(items.todo, first), LEFT * tail))
     sums = [m.sum(-1) for m in loop.moments]
     if tail:
         left = loop.lanes
         order = jnp.argsort(~left.alive, stable=True)
         again = lambda item: jax.tree.map(lambda x: x[..., order[item]], left)  # noqa: E731
-        empty = _no_work(again, tail, pairs)
+        empty = no_work(again, tail, pairs)
         loop = loop._replace(lanes=empty, moments=_no_moments(empty.obs, collect_moments), next_item=jnp.int32(0))
-        loop = _store(simulate(loop, _Source(left.alive.sum(dtype=jnp.int32), again), 0))
+        loop = stored(simulate(loop, Source(left.alive.sum(dtype=jnp.int32), again), 0))
         sums = [a + m.sum(-1) for a, m in zip(sums, loop.moments, strict=True)]
     moments = _moments(loop.lengths, offset[:, 0], sums)
     shape = (n, r) if keys.ndim == 1 else (keys.shape[0], n // keys.shape[0], r)
@@ -171,13 +144,13 @@ def rollout(
 
 
 def _simulate(
-    loop: _Loop,
-    source: _Source,
+    loop: Loop,
+    source: Source,
     leave: int,
-    weights_of: Callable[[Array], PyTree],
-    step: Callable[..., tuple[_Lanes, tuple[Array, ...]]],
+    weights_of: WeightsOf,
+    step: Callable[..., tuple[Lanes, tuple[Array, ...]]],
     idle: float,
-) -> _Loop:
+) -> Loop:
     """Refill and step, until every item is taken and at most ``leave`` lanes live.
 
     Args:
@@ -188,45 +161,29 @@ def _simulate(
     """
     width = loop.lanes.alive.shape[0]
 
-    def turn(loop: _Loop) -> _Loop:
-        loop = _refill(_store(loop), source)
-        own = weights_of(loop.lanes.pair)
+    def turn(held: tuple[Loop, PyTree]) -> tuple[Loop, PyTree]:
+        loop, own = hand_over(*held, source, weights_of)
         # An episode that ends within a block of k steps waits for (k - 1) / 2 of them on average.
         block = jnp.clip(1 + 2 * idle * loop.living / jnp.maximum(loop.ended, 1), 1, LONGEST_BLOCK)
         block = block.astype(jnp.int32)
         drained = loop.next_item >= source.todo
 
-        def go_on(carry: tuple[Array, _Lanes, tuple]) -> Array:
+        def go_on(carry: tuple[Array, Lanes, tuple]) -> Array:
             alive = carry[1].alive.sum()
             few = jnp.where(drained, alive <= leave, width - alive > int(idle * width))
             return (carry[0] == 0) | ~few
 
-        def run(carry: tuple[Array, _Lanes, tuple]) -> tuple[Array, _Lanes, tuple]:
+        def run(carry: tuple[Array, Lanes, tuple]) -> tuple[Array, Lanes, tuple]:
             lanes, moments = jax.lax.fori_loop(0, block, lambda _, x: step(own, *x), carry[1:])
             return carry[0] + 1, lanes, moments
 
         blocks, lanes, moments = jax.lax.while_loop(go_on, run, (jnp.int32(0), loop.lanes, loop.moments))
-        return loop._replace(lanes=lanes, moments=moments, simulated=loop.simulated + width * block * blocks)
+        return loop._replace(lanes=lanes, moments=moments, simulated=loop.simulated + width * block * blocks), own
 
-    def unfinished(loop: _Loop) -> Array:
-        return (loop.next_item < source.todo) | (loop.lanes.alive.sum() > leave)
+    def unfinished(held: tuple[Loop, PyTree]) -> Array:
+        return (held[0].next_item < source.todo) | (held[0].lanes.alive.sum() > leave)
 
-    return jax.lax.while_loop(unfinished, turn, loop)
-
-
-def _outlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, on a CPU compiled as a call that is not inlined.
-
-    XLA's CPU backend then fuses the policy for itself, and not with the simulator that reads its action (measured: 15
-    to 30 % more steps per second). ``envs.classic.outlined`` says more; neither folder may import the other.
-    """
-    compiled = jax.jit(function)
-
-    def call(*args: PyTree) -> PyTree:
-        with set_xla_metadata(inlineable="false"):
-            return compiled(*args)
-
-    return lambda *args: jax.lax.platform_dependent(*args, cpu=call, default=function)
+    return jax.lax.while_loop(unfinished, turn, (loop, no_weights(weights_of, width)))[0]
 
 
 def _has_tail(env: Env, key: Key) -> bool:
@@ -245,53 +202,8 @@ def _equations(jaxpr: Any) -> int:
     return len(jaxpr.eqns) + sum(map(_equations, inner))
 
 
-def _no_work(take: Callable[[Array], _Lanes], lanes: int, pairs: int) -> _Lanes:
-    """Lanes that wait for their first item."""
-    idle = take(jnp.zeros(lanes, jnp.int32))
-    return idle._replace(pair=jnp.full(lanes, pairs, jnp.int32), alive=jnp.zeros(lanes, bool))
-
-
 def _no_moments(obs: Array, collect: bool) -> tuple[Array, ...]:
     return (jnp.zeros_like(obs), jnp.zeros_like(obs)) if collect else ()
-
-
-def _store(loop: _Loop) -> _Loop:
-    """Write the results of the lanes that have finished."""
-    lanes, pairs = loop.lanes, loop.returns.shape[0]
-    where = jnp.where(lanes.alive, pairs, lanes.pair)  # out of range is dropped
-    finished = where < pairs
-    return loop._replace(
-        lanes=lanes._replace(pair=jnp.where(finished, pairs, lanes.pair)),
-        returns=loop.returns.at[where].set(lanes.ret, mode="drop"),
-        lengths=loop.lengths.at[where].set(lanes.length, mode="drop"),
-        ended=loop.ended + finished.sum(),
-        living=loop.living + jnp.where(finished, lanes.length, 0).sum(),
-    )
-
-
-def _refill(loop: _Loop, source: _Source) -> _Loop:
-    """Hand the next items to the idle lanes."""
-    lanes = loop.lanes
-    item, takes = _outlined(_offered)(lanes.alive, loop.next_item, source.todo)
-    fresh = source.take(item)
-    filled = jax.tree.map(lambda now, new: jnp.where(takes, new, now), lanes, fresh)
-    return loop._replace(lanes=filled, next_item=loop.next_item + takes.sum(dtype=jnp.int32))
-
-
-def _offered(alive: Array, next_item: Array, count: Array) -> tuple[Array, Array]:
-    """The item (L,) that each lane may take, and whether it does. Compiled for itself: every field of the lanes reads
-    both, and each would compute them again."""
-    item = next_item + _before(~alive)
-    return jnp.minimum(item, jnp.maximum(count - 1, 0)), ~alive & (item < count)
-
-
-def _before(flags: Array) -> Array:
-    """(L,) int32, how many of the flags before each one are set; L is a multiple of WIDTH."""
-    bit = np.arange(WIDTH, dtype=np.uint32)
-    words = (flags.reshape(-1, WIDTH).astype(np.uint32) << bit).sum(1, dtype=np.uint32)
-    inside = jax.lax.population_count(words[:, None] & ((1 << bit) - 1))
-    before = jnp.cumsum(count := jax.lax.population_count(words)) - count
-    return (before[:, None] + inside).reshape(-1).astype(np.int32)
 
 
 def _moments(lengths: Array, offset: Array, sums: list[Array]) -> Moments:

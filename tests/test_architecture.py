@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # folder -> (import name, what else of ours it may import)
 TABLE = {
     "polystep_rl": ("polystep_rl", set()),
-    "envs": ("polystep_rl.envs", {"polystep_rl.types"}),
-    "policies": ("polystep_rl.policies", {"polystep_rl.types"}),
+    "envs": ("polystep_rl.envs", {"polystep_rl.types", "polystep_rl.xla"}),
+    "policies": ("polystep_rl.policies", {"polystep_rl.types", "polystep_rl.xla"}),
     "baselines": ("polystep_rl.baselines", {"polystep_rl.types", "polystep_rl.evaluate", "polystep_rl.rundir"}),
 }
 OUTER = {"polystep_rl.envs", "polystep_rl.policies", "polystep_rl.baselines"}

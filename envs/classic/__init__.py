@@ -1,20 +1,13 @@
-"""Gymnasium's classic control tasks in pure JAX, and what makes them fast: ``sincos`` and ``outlined``."""
+"""Gymnasium's classic control tasks in pure JAX, and what makes them fast: ``sincos``."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from polystep_rl.types import Array
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Minimax polynomials on [-pi/2, pi/2], in r^2: sin r = r + r^3 S(r^2) to 5e-9, cos r = 1 + r^2 C(r^2) to 3e-10.
 _SIN = (-1.6666657096446272e-01, 8.3330172901526344e-03, -1.9806615100326170e-04, 2.6000545453989331e-06)
@@ -46,24 +39,3 @@ def _horner(coefficients: tuple[float, ...], x: Array) -> Array:
     for coefficient in coefficients[-3::-1]:
         result = result * x + coefficient
     return result
-
-
-def outlined(function: Function) -> Function:
-    """The same function of arrays, compiled on its own on a CPU: its results are written to memory once.
-
-    XLA's CPU backend has no multi-output fusion: a cheap value with several readers is recomputed in each of them, so
-    a chain of such values (the stages of Runge-Kutta) costs exponentially many copies, and it drops
-    ``optimization_barrier`` before it fuses. A call that may not be inlined does hold (Acrobot: 2.6 to 80 M steps/s
-    per core). Other platforms get the plain function.
-    """
-    compiled = jax.jit(function)
-
-    def call(*args: Array) -> Any:
-        with set_xla_metadata(inlineable="false"):
-            return compiled(*args)
-
-    @functools.wraps(function)
-    def wrapper(*args: Array) -> Any:
-        return jax.lax.platform_dependent(*args, cpu=call, default=function)
-
-    return wrapper  # type: ignore[return-value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from polystep_rl.envs.classic import outlined, sincos
+from polystep_rl.envs.classic import sincos
 from polystep_rl.types import Array, EnvSpec, Key, Step
+from polystep_rl.xla import outlined
 
 GRAVITY = 9.8  # m/s^2
 MASS = 1.0  # kg, of each link
@@ -95,7 +97,7 @@ class Acrobot:
         return Step(new, _observe(new), reward, terminated, jnp.zeros_like(terminated), {})
 
 
-@outlined
+@partial(outlined, kernel=True)
 def _accelerations(
     sin1: Array, cos1: Array, sin2: Array, cos2: Array, v1: Array, v2: Array, torque: Array
 ) -> tuple[Array, Array]:

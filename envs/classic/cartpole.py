@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from gymnasium import spaces
 
 from polystep_rl.envs.classic import sincos
 from polystep_rl.types import Array, EnvSpec, Key, Step
+from polystep_rl.xla import outlined
 
 GRAVITY = 9.8  # m/s^2
 CART_MASS = 1.0  # kg
@@ -56,18 +58,26 @@ class CartPole:
 
     def step(self, state: CartPoleState, action: Array) -> Step:
         """Push for one interval of 0.02 s; terminates beyond ±2.4 m or ±12 degrees."""
-        x, x_dot, theta, theta_dot = state
-        sin, cos = sincos(theta)
-        force = jnp.where(action == 1, FORCE, -FORCE).astype(theta.dtype)
-
-        push = (force + POLE_MOMENT * theta_dot * theta_dot * sin) * (1 / TOTAL_MASS)
-        inertia = HALF_LENGTH * (4 / 3 - POLE_MASS / TOTAL_MASS * cos * cos)
-        theta_acc = (GRAVITY * sin - cos * push) / inertia
-        x_acc = push - POLE_MOMENT / TOTAL_MASS * theta_acc * cos
-
-        new = CartPoleState(x + DT * x_dot, x_dot + DT * x_acc, theta + DT * theta_dot, theta_dot + DT * theta_acc)
+        theta_acc, x_acc = _accelerations(state.theta, state.theta_dot, action)
+        new = CartPoleState(
+            state.x + DT * state.x_dot,
+            state.x_dot + DT * x_acc,
+            state.theta + DT * state.theta_dot,
+            state.theta_dot + DT * theta_acc,
+        )
         terminated = (jnp.abs(new.x) > X_LIMIT) | (jnp.abs(new.theta) > THETA_LIMIT)
-        reward = jnp.ones_like(theta)
+        reward = jnp.ones_like(new.theta)
         if self.sutton_barto_reward:
             reward = jnp.where(terminated, -reward, 0)
         return Step(new, jnp.stack(new), reward, terminated, jnp.zeros_like(terminated), {})
+
+
+@partial(outlined, kernel=True)
+def _accelerations(theta: Array, theta_dot: Array, action: Array) -> tuple[Array, Array]:
+    """Of the pole (rad/s^2) and of the cart (m/s^2)."""
+    sin, cos = sincos(theta)
+    force = jnp.where(action == 1, FORCE, -FORCE).astype(theta.dtype)
+    push = (force + POLE_MOMENT * theta_dot * theta_dot * sin) * (1 / TOTAL_MASS)
+    inertia = HALF_LENGTH * (4 / 3 - POLE_MASS / TOTAL_MASS * cos * cos)
+    theta_acc = (GRAVITY * sin - cos * push) / inertia
+    return theta_acc, push - POLE_MOMENT / TOTAL_MASS * theta_acc * cos

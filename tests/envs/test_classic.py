@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from polystep_rl import envs
-from polystep_rl.envs.classic import outlined, sincos
+from polystep_rl.envs.classic import sincos
 from polystep_rl.envs.classic.acrobot import MAX_VEL_1, MAX_VEL_2, Acrobot
 from polystep_rl.envs.classic.cartpole import CartPoleState
 from polystep_rl.envs.classic.mountain_car import MountainCarState
@@ -198,12 +198,3 @@ def test_acrobot_is_compiled_in_linear_size():
     step = jax.jit(jax.vmap(env.step, in_axes=-1, out_axes=-1))
     text = step.lower(state, jnp.zeros(256, jnp.int32)).compile().as_text()
     assert text.count(" = ") < 1800
-
-
-def test_outlined_function_is_the_same_function():
-    def pair(x, y):
-        return x * y, x + y
-
-    x, y = jnp.arange(6.0).reshape(2, 3), jnp.float32(2)
-    for call in (outlined(pair), jax.jit(outlined(pair)), jax.vmap(outlined(pair), in_axes=(1, None), out_axes=1)):
-        jax.tree.map(np.testing.assert_array_equal, call(x, y), pair(x, y))
