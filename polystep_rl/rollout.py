@@ -29,7 +29,7 @@ from polystep_rl.xla import outlined
 LIGHT = 64  # numbers of 32 bits of a candidate up to which it is light
 LANES = {"cpu": (768, 320)}  # of light candidates, and of others
 OTHER_LANES = (8192, 8192)
-IDLE = (0.044, 0.1)  # of the lane steps, wait for the next pair
+IDLE = 0.044  # of the lane steps, wait for the next pair
 LONGEST_BLOCK = 32  # steps
 TAILED = ("cpu",)  # where the last episodes get a loop of their own, of a tenth of the lanes ...
 TAIL, LEFT = 10, 5  # ... once as many as 5 times these, half of the lanes, live
@@ -41,7 +41,7 @@ class RolloutConfig(NamedTuple):
     another order, and differ in their last bits."""
 
     lanes: int | None = None  # simulated at once on one device, rounded up to a multiple of WIDTH; None: LANES
-    idle: float | None = None  # share of lane steps that may wait for a refill; None: by the size of a candidate
+    idle: float | None = None  # share of lane steps that may wait for the next pair; None: IDLE
     tail: int | None = None  # lanes for the last episodes, rounded up likewise; 0: all; None: by device and simulator
 
 
@@ -93,8 +93,7 @@ def rollout(
     vstep = jax.vmap(env.step, in_axes=-1, out_axes=-1)
     weights = table(deployed)
     offset = jnp.asarray(policy.spec.obs_offset, dtype)[:, None]
-    heavy = sum(row[0].size for row in weights.rows) > LIGHT
-    idle = IDLE[heavy] if config.idle is None else config.idle
+    idle = IDLE if config.idle is None else config.idle
     # Not fused with the simulator that reads the action (measured: 15 to 30 % more steps per second).
     act = outlined(policy.act_deployed)
 
@@ -119,6 +118,7 @@ def rollout(
         state, obs = starts.split(starts.columns(items.start(pair)))
         return Lanes(pair, pair < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
 
+    heavy = sum(row[0].size for row in weights.rows) > LIGHT
     lanes = padded(min(config.lanes or LANES.get(jax.default_backend(), OTHER_LANES)[heavy], pairs))
     # 0 for few lanes: the tail would take most of the episodes, one after another.
     most = lanes // TAIL // WIDTH * WIDTH
@@ -151,13 +151,13 @@ def _simulate(
     step: Callable[..., tuple[Lanes, tuple[Array, ...]]],
     idle: float,
 ) -> Loop:
-    """Refill and step, until every item is taken and at most ``leave`` lanes live.
+    """Hand over and step, until every item is taken and at most ``leave`` lanes live.
 
     Args:
         loop, source, leave: where it stands, what there is to take, and when to end.
         weights_of: pairs (L,) -> what the policy needs on these lanes.
         step: (that, lanes, moments) -> lanes, moments.
-        idle: share of the lane steps that may wait for a refill.
+        idle: share of the lane steps that may wait for the next pair.
     """
     width = loop.lanes.alive.shape[0]
 

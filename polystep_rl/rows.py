@@ -42,7 +42,7 @@ def table(tree: PyTree) -> Table:
                 found.append(next(others))
                 continue
             size = int(np.prod(leaf.shape[1:]))
-            part = columns[0][start : start + size].reshape(*leaf.shape[1:], -1)
+            part = columns[0][start : start + size].reshape(*leaf.shape[1:], columns[0].shape[-1])
             found.append(part if leaf.dtype == np.uint32 else jax.lax.bitcast_convert_type(part, leaf.dtype))
             start += size
         return jax.tree.unflatten(structure, found)

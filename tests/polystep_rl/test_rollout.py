@@ -164,6 +164,7 @@ class ClockState(NamedTuple):
     time: Array
     ends: Array
     cut: Array  # whether it ends by truncation
+    nothing: Array  # (0,), as simulators have them
 
 
 class Clock:
@@ -174,7 +175,9 @@ class Clock:
 
     def reset(self, key: Key) -> tuple[ClockState, Array]:
         ends = jax.random.randint(key, (), 1, 10)
-        return ClockState(jnp.int32(0), ends, jax.random.bernoulli(jax.random.fold_in(key, 1))), jnp.zeros(1)
+        return ClockState(
+            jnp.int32(0), ends, jax.random.bernoulli(jax.random.fold_in(key, 1)), jnp.zeros(0)
+        ), jnp.zeros(1)
 
     def step(self, state: ClockState, action: Array) -> Step:
         late = state.time >= jnp.minimum(state.ends, self.spec.horizon)
