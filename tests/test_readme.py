@@ -114,7 +114,8 @@ def test_the_repairs_are_those_that_were_measured():
 
 
 def test_the_speeds_are_those_that_were_measured():
-    cases = json.loads((ROOT / "docs/results/bench_rollout.json").read_text(encoding="utf-8"))["cases"]
+    record = json.loads((ROOT / "docs/results/bench_rollout.json").read_text(encoding="utf-8"))
+    cases = record["cases"]
     order = [(env, population) for env in ("CartPole-v1", "Acrobot-v1") for population in ("random", "solved")]
 
     def speeds(kind: str, **wanted: str) -> list[float]:
@@ -132,6 +133,14 @@ def test_the_speeds_are_those_that_were_measured():
     for name in {case["name"] for case in cases} - {"polystep_rl"}:
         both = zip(speeds("lockstep", name=name), speeds("living", name=name), strict=True)
         assert " | ".join(f"{cell(a)} ({cell(b)})" for a, b in both) in README, name
+    page, judged = README.replace("\n", " "), {(v["env"], v["population"]): v for v in record["verdicts"]}
+    times, shares = ([judged[key][what] for key in order] for what in ("ratio", "share"))
+    assert "{:.0f}, {:.0f}, {:.0f} and {:.0f} times what evosax".format(*times) in page
+    assert "{:.0%}, {:.0%}, {:.0%} and {:.0%} are living ones".format(*shares).replace("%", "") in page.replace(
+        " %", ""
+    )
+    ladder = script("bench_rollout").ladder.markdown(record["ladder"])
+    assert ladder in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
 
 
 def test_the_times_of_training_are_those_that_were_measured():

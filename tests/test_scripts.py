@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from polystep_rl import results
+from polystep_rl.xla import outlined
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -186,5 +187,7 @@ def test_operations_are_counted_by_hand() -> None:
     assert 70 <= count(looped) <= 70 + 4 * 7, "and the loop's counter"
     words = jax.ShapeDtypeStruct((4,), np.uint32)
     assert count(jax.make_jaxpr(lambda a, b: jax.lax.population_count(a ^ b))(words, words).jaxpr) == 8
+    same = outlined(lambda a, b: (jax.lax.population_count(a ^ b), a))
+    assert count(jax.make_jaxpr(same)(words, words).jaxpr) == 8
     with pytest.raises(ValueError, match="not known"):
         count(jax.make_jaxpr(lambda x: jax.lax.while_loop(lambda y: y.sum() > 0, lambda y: y - 1, x))(x).jaxpr)

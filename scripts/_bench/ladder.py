@@ -114,3 +114,14 @@ def table(found: dict[str, Any]) -> str:
         )
         lines.append(line + f"{row['cores']:>7.2f}{row['first_call']:>11.1f}s")
     return "\n".join(lines)
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """A line per task and precision, for the docs: million living steps per second, and the part of the limit."""
+    cell = lambda row: f"{row['living_per_second'] / 1e6:.3g} ({row['of_limit']:.0%})"  # noqa: E731
+    sizes = sorted({row["hidden"] for row in found["rows"]})
+    lines = ["| | " + " | ".join(f"{size} units" for size in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
+    for env, precision in dict.fromkeys((row["env"], row["precision"]) for row in found["rows"]):
+        own = {row["hidden"]: row for row in found["rows"] if (row["env"], row["precision"]) == (env, precision)}
+        lines.append(f"| {env} {precision} | " + " | ".join(cell(own[size]) for size in sizes) + " |")
+    return "\n".join(lines)

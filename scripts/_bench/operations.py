@@ -20,7 +20,7 @@ from polystep_rl.types import Env, Policy
 MOVES = {  # primitives that compute nothing
     "bitcast_convert_type", "broadcast_in_dim", "concatenate", "copy", "copy_p", "dynamic_slice",
     "dynamic_update_slice", "expand_dims", "gather", "iota", "pad", "platform_index", "reshape", "rev", "slice",
-    "split", "squeeze", "stop_gradient", "transpose",
+    "split", "squeeze", "stop_gradient", "transpose", "xla_metadata_value",
 }  # fmt: skip
 REDUCTIONS = ("reduce_", "argmax", "argmin")
 
