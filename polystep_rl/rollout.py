@@ -29,7 +29,7 @@ from polystep_rl.xla import outlined
 LIGHT = 64  # numbers of 32 bits of a candidate up to which it is light
 LANES = {"cpu": (768, 320)}  # of light candidates, and of others
 OTHER_LANES = (8192, 8192)
-IDLE = 0.044  # of the lane steps, wait for the next pair
+IDLE = 0.025  # of the lane steps, wait for the next pair; where all episodes are equally long, up to twice as many
 LONGEST_BLOCK = 32  # steps
 TAILED = ("cpu",)  # where the last episodes get a loop of their own, of a tenth of the lanes ...
 TAIL, LEFT = 10, 5  # ... once as many as 5 times these, half of the lanes, live
