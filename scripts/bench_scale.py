@@ -3,10 +3,10 @@
     python scripts/bench_scale.py --json docs/results/bench_scale.json
 
 OpenAI-ES on CartPole and Acrobot, binary policies of 16 hidden units, populations of three sizes: the same generations
-(the same run, bit for bit) by one host device, by two devices of one process, and by two processes with one device
-each, every time from the same start. `seconds` is that of a generation, the best of all turns. Beside it, of the same
-population: `serial`, asking and telling, which every device does for itself; `meeting`, the gather of all outcomes; and
-`bytes`, what a device receives in it. Of them the model, with D devices,
+(the same run, bit for bit) by one host device, by two devices of one process, and by two processes with a device and a
+core of their own, every time from the same start. `seconds` is that of a generation, the best of all turns. Beside it,
+of the same population: `serial`, asking and telling, which every device does for itself; `meeting`, the gather of all
+outcomes; and `bytes`, what a device receives in it. Of them the model, with D devices,
 
     seconds(D) = (seconds(1) - serial) / D + serial + meeting(D)
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from polystep_rl.cli.assemble import make_parts, setup_jax
 from polystep_rl.config import preset
+from polystep_rl.envs.cores import usable_cores
 from polystep_rl.programs import Limits, programs
 from polystep_rl.sysinfo import system_info
 from polystep_rl.train import start
@@ -133,6 +135,9 @@ def child(args: Args) -> None:
     """Measure in a process that may be one of several; the first one prints."""
     assert args.child is not None
     count, devices, index, port = args.child
+    if count > 1 and not args.meet and hasattr(os, "sched_setaffinity"):  # before JAX starts its threads
+        cores = usable_cores()
+        os.sched_setaffinity(0, {cores[index % len(cores)]})
     setup_jax(devices)
     if count > 1:
         jax.config.update("jax_enable_preemption_service", False)
