@@ -204,3 +204,40 @@ def test_first_episode_only_and_nothing_after_its_end() -> None:
         np.testing.assert_array_equal(out.returns, out.lengths)
         assert out.obs_moments.weight == 3 * expected.sum()
         assert np.isfinite(out.obs_moments.m2).all()
+
+
+class MixedState(NamedTuple):
+    key: Key
+    half: Array  # float16
+    byte: Array  # uint8
+    flag: Array  # bool
+
+
+class Mixed:
+    """Ends at random, by a key in its state; its reward tells whether the rest of the state is as it was."""
+
+    def __init__(self) -> None:
+        self.spec = EnvSpec("mixed", spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2), 50, None)
+
+    def reset(self, key: Key) -> tuple[MixedState, Array]:
+        return MixedState(key, jnp.float16(0.5), jnp.uint8(250), jnp.bool_(True)), jax.random.normal(key, (2,))
+
+    def step(self, state: MixedState, action: Array) -> Step:
+        key, now = jax.random.split(state.key)
+        over = jax.random.bernoulli(now, 0.1)
+        same = (state.half == 0.5) & (state.byte == 250) & state.flag
+        new = state._replace(key=key)
+        return Step(new, jax.random.normal(now, (2,)), jnp.where(same, 1.0, -99.0), over, jnp.zeros_like(over), {})
+
+
+def test_a_state_may_have_any_types() -> None:
+    env, keys = Mixed(), jax.random.split(jax.random.key(1), 3)
+    policy = make_policy(env.spec, (4,), "binary")
+    deployed = jax.vmap(policy.deploy)(jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 60)))
+    few, many = (
+        jax.jit(lambda d, c=config: rollout(env, policy, d, keys, c))(deployed)
+        for config in (RolloutConfig(32), RolloutConfig(180, tail=0))
+    )
+    np.testing.assert_array_equal(few.lengths, many.lengths)
+    assert len(np.unique(few.lengths)) == 3 and (few.lengths == few.lengths[0]).all(), "one of each key"
+    np.testing.assert_array_equal(few.returns, few.lengths)
