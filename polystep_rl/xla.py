@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,4 +32,8 @@ def outlined(function: Callable[..., Any], kernel: bool = False) -> Callable[...
     def call(*args: Any) -> Any:  # the mark is on the call alone, and what is called is fused as ever
         return jax.tree.map(lambda x: set_xla_metadata(x, **marks), compiled(*args))
 
-    return lambda *args: jax.lax.platform_dependent(*args, cpu=call, default=function)
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return jax.lax.platform_dependent(*args, cpu=call, default=function)
+
+    return wrapper

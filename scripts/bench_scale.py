@@ -211,7 +211,7 @@ def scaling_table(rows: list[dict[str, Any]]) -> str:
 
 
 def hop(ring: dict[Any, list[dict[str, float]]]) -> float:
-    """Seconds in which two processes with a core each meet."""
+    """Seconds in which two processes meet."""
     return next(ring[count][0]["meeting"] for count in ring if int(count) == 2)
 
 
