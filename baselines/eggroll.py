@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from polystep_rl.baselines import shaping as shapings
 from polystep_rl.baselines import spsa
+from polystep_rl.baselines import weights as shapings
 from polystep_rl.baselines.spsa import DescentState, Members
 from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, Strategy, Structured
 

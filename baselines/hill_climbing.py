@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from polystep_rl.baselines import spsa
-from polystep_rl.baselines.shaping import finite
 from polystep_rl.baselines.spsa import Members
+from polystep_rl.baselines.weights import finite
 from polystep_rl.types import Array, Info, Key, Params, Proposal, Strategy
 
 RANGE = 1000.0  # the adapted scale stays between 1 / RANGE and RANGE: no run of luck makes it 0 or infinite

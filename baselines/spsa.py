@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from polystep_rl.baselines import shaping as shapings
+from polystep_rl.baselines import weights as shapings
 from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, Strategy
 
 Draw = Callable[[Key, tuple[int, ...], jnp.dtype], Array]

@@ -67,7 +67,7 @@ def make(env_id: str, **kwargs: Any) -> Env:
     elif ":" in env_id:
         factory = env_id
     elif _of_playground(env_id):
-        from polystep_rl.envs.playground_env import PlaygroundEnv
+        from polystep_rl.envs.robots.playground_env import PlaygroundEnv
 
         return PlaygroundEnv(env_id.removesuffix("-v1"), **kwargs)
     else:
@@ -128,7 +128,7 @@ def make_any(
         return env if max_episode_steps is None else _Shortened(env, max_episode_steps)
     if chosen == "envpool":
         from polystep_rl.envs.envpool_env import EnvPoolEnv
-        from polystep_rl.envs.single import is_known
+        from polystep_rl.envs.host.single import is_known
 
         try:
             env_pool = EnvPoolEnv(env_id, env_kwargs, max_episode_steps, crn)
@@ -139,7 +139,7 @@ def make_any(
         else:
             _no_workers(workers, chosen)
             return env_pool
-    from polystep_rl.envs.gymnasium_env import GymnasiumEnv
+    from polystep_rl.envs.host.gymnasium_env import GymnasiumEnv
 
     return GymnasiumEnv(env_id, env_kwargs, wrappers, max_episode_steps, count)
 
@@ -206,7 +206,7 @@ def _choose(env_id: str, env_kwargs: Mapping[str, Any], wrapped: bool) -> str:
 
 def _of_playground(env_id: str) -> bool:
     """Whether MuJoCo Playground is installed and has this task, with or without EnvPool's version number."""
-    from polystep_rl.envs.playground_env import playground_ids
+    from polystep_rl.envs.robots.playground_env import playground_ids
 
     name = env_id.removesuffix("-v1")
     return name.isalnum() and name in playground_ids()  # which takes seconds where it is installed

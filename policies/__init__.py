@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from polystep_rl.policies.io import PolicyFileError, SavedPolicy, load_policy, save_policy
     from polystep_rl.policies.layers import sign_pm1
     from polystep_rl.policies.mlp import make_policy, mlp_policy
-    from polystep_rl.policies.post_training import Quantised, agreement, quantise
     from polystep_rl.policies.precision import PRECISIONS, bounds
+    from polystep_rl.policies.quantise.post_training import Quantised, agreement, quantise
     from polystep_rl.policies.runtime import NumpyPolicy
 
 _MODULES = {
@@ -23,7 +23,7 @@ _MODULES = {
     "io": ("PolicyFileError", "SavedPolicy", "load_policy", "save_policy"),
     "layers": ("sign_pm1",),
     "mlp": ("make_policy", "mlp_policy"),
-    "post_training": ("Quantised", "agreement", "quantise"),
+    "quantise.post_training": ("Quantised", "agreement", "quantise"),
     "precision": ("PRECISIONS", "bounds"),
     "runtime": ("NumpyPolicy",),
 }

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from polystep_rl.search.wrappers import check_unobserving
 from polystep_rl.types import Array, Info, Key, Params, Proposal, State, Strategy
-from polystep_rl.updates import check_unobserving
 
 
 class AmortisedState(NamedTuple):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from polystep_rl.host import asked
-from polystep_rl.ledger import MAX_LOSSES, SimulatorError
+from polystep_rl.rollout.bookkeeping import MAX_LOSSES, SimulatorError
+from polystep_rl.rollout.host import asked
 from polystep_rl.types import Array, Env, HostEnv, Key
 
 Act = Callable[[Array], Array]  # one observation (o,) -> an action

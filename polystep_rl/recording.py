@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polystep_rl.host import MAX_SEED, asked
-from polystep_rl.ledger import SimulatorError
+from polystep_rl.rollout.bookkeeping import SimulatorError
+from polystep_rl.rollout.host import MAX_SEED, asked
 from polystep_rl.types import Array, Env, HostEnv, Key, Params, Policy
 
 CHUNK = 50  # steps on the device between two looks at who is left

@@ -19,12 +19,12 @@ import jax
 import numpy as np
 import tyro
 
-from polystep_rl.cli.deployment_report import HARD_FLOAT
+from polystep_rl.deploy.report import HARD_FLOAT
 from polystep_rl.envs import make
+from polystep_rl.machine import system_info
 from polystep_rl.policies import make_policy
 from polystep_rl.policies.export import bundle, measure
 from polystep_rl.policies.runtime import actions
-from polystep_rl.sysinfo import system_info
 
 TASKS = (("CartPole-v1", (8,)), ("CartPole-v1", (16,)), ("CartPole-v1", (64,)), ("Acrobot-v1", (16,)))
 TASKS += (("CartPole-v1", (16, 16)), ("CartPole-v1", (64, 64)))

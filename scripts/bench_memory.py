@@ -31,7 +31,7 @@ def _measure(args: argparse.Namespace) -> None:
     import jax
     import jax.numpy as jnp
 
-    from polystep_rl import polystep, subspace
+    from polystep_rl.search import polystep, subspace
 
     coordinates = CANDIDATES // (2 * DIM) * DIM
     spaces = {

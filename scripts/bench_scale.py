@@ -38,12 +38,12 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh, PartitionSpec
 
-from polystep_rl.cli.assemble import make_parts, setup_jax
-from polystep_rl.config import preset
 from polystep_rl.envs.cores import usable_cores
-from polystep_rl.programs import Limits, programs
-from polystep_rl.sysinfo import system_info
-from polystep_rl.train import start
+from polystep_rl.machine import system_info
+from polystep_rl.runs.parts import make_parts, setup_jax
+from polystep_rl.settings.run import preset
+from polystep_rl.training.loop import start
+from polystep_rl.training.programs import Limits, programs
 
 ENVS, PRECISION, ALGO = ("CartPole-v1", "Acrobot-v1"), "binary", "open_es"
 CANDIDATES, EPISODES = (64, 1024, 16384), 8

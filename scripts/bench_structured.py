@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from polystep_rl import polystep, subspace
 from polystep_rl.baselines.eggroll import eggroll
+from polystep_rl.machine import system_info
 from polystep_rl.policies import mlp_policy
-from polystep_rl.sysinfo import system_info
+from polystep_rl.search import polystep, subspace
 from polystep_rl.types import Params, Policy, PolicySpec, Strategy, Structured
 
 WIDTHS = {  # observations, hidden layers, actions

@@ -44,14 +44,14 @@ from _bench.cases import cpu_model, measure
 from process import POLYSTEP, Peer
 from protocol import timed
 
-from polystep_rl import train as loop
-from polystep_rl.cli.assemble import make_parts, setup_jax
-from polystep_rl.config import preset
 from polystep_rl.envs import make
-from polystep_rl.evaluate import Layout, device_evaluator
+from polystep_rl.machine import system_info
 from polystep_rl.policies import make_policy
-from polystep_rl.side_by_side import Seed, train_seeds
-from polystep_rl.sysinfo import system_info
+from polystep_rl.rollout.device import Layout, device_evaluator
+from polystep_rl.runs.parts import make_parts, setup_jax
+from polystep_rl.settings.run import preset
+from polystep_rl.training import loop
+from polystep_rl.training.seeds import Seed, train_seeds
 
 ENV, PRECISION, RETURN = "Acrobot-v1", "binary", -85.0
 FASTER, SECONDS, SCALING = 200, 5.0, 1.8  # bars: times the peer, to the first generation, times one device

@@ -19,10 +19,10 @@ from typing import Any
 import tyro
 from bench_host import envpool_rate
 
-from polystep_rl.cli.assemble import load_run, setup_jax
-from polystep_rl.cli.simulate import evaluate_on_test, make_env
-from polystep_rl.envs.playground_models import tree_without_visuals
-from polystep_rl.sysinfo import system_info
+from polystep_rl.envs.robots.playground_models import tree_without_visuals
+from polystep_rl.machine import system_info
+from polystep_rl.runs.judging import evaluate_on_test, make_env
+from polystep_rl.runs.parts import load_run, setup_jax
 
 TASK = "G1JoystickFlatTerrain"
 STEPS = (0.002, 0.004, 0.005)  # s; at 0.01 the simulation is unstable

@@ -22,8 +22,8 @@ import tyro
 import yaml
 
 from polystep_rl.cli import main
-from polystep_rl.config import to_plain
-from polystep_rl.grid import Grid
+from polystep_rl.settings.grid import Grid
+from polystep_rl.settings.run import to_plain
 
 POPULATION = ("polystep", "open_es", "cma_es", "eggroll")
 GRADIENT = ("ppo", "ppo-ste", "ppo-ptq", "dqn")

@@ -20,14 +20,14 @@ import jax
 import numpy as np
 import tyro
 
-from polystep_rl.cli.assemble import setup_jax
-from polystep_rl.cli.walking import SECONDS_PER_STEP
 from polystep_rl.envs import make_any
-from polystep_rl.envs.locomotion import gait_sides
+from polystep_rl.envs.robots.locomotion import gait_sides
+from polystep_rl.machine import system_info
 from polystep_rl.policies import make_policy
 from polystep_rl.recording import Recorded, record
-from polystep_rl.sysinfo import system_info
+from polystep_rl.runs.parts import setup_jax
 from polystep_rl.types import TERM
+from polystep_rl.walking.judge import SECONDS_PER_STEP
 
 TASK = "G1JoystickFlatTerrain"
 SIMULATORS = ("envpool", "jax")

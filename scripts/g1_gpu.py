@@ -24,13 +24,13 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from polystep_rl.cli.assemble import setup_jax
 from polystep_rl.envs import make
-from polystep_rl.envs.locomotion import gait_sides, is_tracked
-from polystep_rl.evaluate import Horizon, Layout, device_evaluator
+from polystep_rl.envs.robots.locomotion import gait_sides, is_tracked
+from polystep_rl.machine import system_info
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout import RolloutConfig
-from polystep_rl.sysinfo import system_info
+from polystep_rl.rollout.device import Horizon, Layout, device_evaluator
+from polystep_rl.rollout.population import RolloutConfig
+from polystep_rl.runs.parts import setup_jax
 from polystep_rl.types import Env
 
 TASK = "G1JoystickFlatTerrain"

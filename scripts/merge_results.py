@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from polystep_rl import figures, results
-from polystep_rl.config import completed
+from polystep_rl.analysis import figures, results
+from polystep_rl.settings.run import completed
 
 
 @dataclass

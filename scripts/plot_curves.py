@@ -24,8 +24,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-from polystep_rl.config import load_yaml
-from polystep_rl.loggers import read_metrics
+from polystep_rl.records.metrics import read_metrics
+from polystep_rl.settings.run import load_yaml
 
 # Okabe and Ito's colours, distinguishable without colour vision; the dashes do it in black and white.
 STYLES = {

@@ -26,9 +26,9 @@ import tyro
 from jax.flatten_util import ravel_pytree
 
 from polystep_rl.cli import UsageError
-from polystep_rl.cli.assemble import load_run, setup_jax
-from polystep_rl.cli.simulate import close, make_evaluator
-from polystep_rl.shaping import centred_ranks
+from polystep_rl.runs.judging import close, make_evaluator
+from polystep_rl.runs.parts import load_run, setup_jax
+from polystep_rl.search.shaping import centred_ranks
 from polystep_rl.types import Key
 
 BATCH = 64  # pairs that are evaluated at a time

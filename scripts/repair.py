@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import tyro
 
-from polystep_rl.cli.pool import Event, Job, run_jobs
-from polystep_rl.config import TrainConfig, preset, to_plain
-from polystep_rl.rundir import RunDir, RunDirError
-from polystep_rl.settings import PPOConfig
-from polystep_rl.stats import iqm
-from polystep_rl.sysinfo import system_info
+from polystep_rl.analysis.stats import iqm
+from polystep_rl.machine import system_info
+from polystep_rl.records.folder import RunDir, RunDirError
+from polystep_rl.runs.jobs import Event, Job, run_jobs
+from polystep_rl.settings.algorithms import PPOConfig
+from polystep_rl.settings.run import TrainConfig, preset, to_plain
 
 PRECISIONS = ("int8", "binary")
 

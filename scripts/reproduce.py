@@ -22,7 +22,7 @@ from statistics import mean, median
 import tyro
 
 from polystep_rl.cli import main
-from polystep_rl.sysinfo import system_info
+from polystep_rl.machine import system_info
 
 # environment -> (lowest mean return, most env steps, precisions, seeds)
 ALL = ("float32", "int8", "binary", "int8-act", "binary-act")

@@ -23,11 +23,11 @@ import numpy as np
 import tyro
 import yaml
 
-from polystep_rl.cli.pool import Event, Job, run_jobs
-from polystep_rl.config import TrainConfig, completed, from_plain, to_plain
-from polystep_rl.results import Run, document, dump, load_document, record
-from polystep_rl.rundir import RunDirError
-from polystep_rl.stats import iqm
+from polystep_rl.analysis.results import Run, document, dump, load_document, record
+from polystep_rl.analysis.stats import iqm
+from polystep_rl.records.folder import RunDirError
+from polystep_rl.runs.jobs import Event, Job, run_jobs
+from polystep_rl.settings.run import TrainConfig, completed, from_plain, to_plain
 
 
 @dataclass

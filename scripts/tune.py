@@ -27,9 +27,10 @@ import optuna
 import tyro
 import yaml
 
-from polystep_rl import train as loop
-from polystep_rl.checkpoint import write_atomic
-from polystep_rl.cli.assemble import (
+from polystep_rl.machine import system_info
+from polystep_rl.records.checkpoint import write_atomic
+from polystep_rl.rollout.device import device_evaluator
+from polystep_rl.runs.parts import (
     episodes_per_candidate,
     evaluate_on_test,
     make_algorithm,
@@ -37,11 +38,10 @@ from polystep_rl.cli.assemble import (
     make_scaled_policy,
     setup_jax,
 )
-from polystep_rl.config import TrainConfig, preset
-from polystep_rl.evaluate import device_evaluator
-from polystep_rl.grid import Grid, cells
-from polystep_rl.settings import settings_class
-from polystep_rl.sysinfo import system_info
+from polystep_rl.settings.algorithms import settings_class
+from polystep_rl.settings.grid import Grid, cells
+from polystep_rl.settings.run import TrainConfig, preset
+from polystep_rl.training import loop
 from polystep_rl.types import Env, Evaluator, Policy
 
 FIRST_SEED = 100

@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from polystep_rl.sysinfo import system_info
+from polystep_rl.machine import system_info
 
 ENVS = (
     "CartPole-v1",

@@ -24,13 +24,14 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from polystep_rl.cli import assemble, walking
-from polystep_rl.config import load_yaml
-from polystep_rl.figures import RC, WIDTH, save
-from polystep_rl.loggers import read_metrics
-from polystep_rl.palette import algo_order, precision_order, style
-from polystep_rl.report import common_grid
-from polystep_rl.sysinfo import system_info
+from polystep_rl.analysis.figures import RC, WIDTH, save
+from polystep_rl.analysis.page import common_grid
+from polystep_rl.analysis.palette import algo_order, precision_order, style
+from polystep_rl.machine import system_info
+from polystep_rl.records.metrics import read_metrics
+from polystep_rl.runs import parts as assemble
+from polystep_rl.settings.run import load_yaml
+from polystep_rl.walking import judge as walking
 
 Run = dict[str, Any]
 

@@ -58,8 +58,8 @@ def test_small_binary_policies_are_small_and_good(name: str, most: int, least: f
     """A thousand fresh episodes; the bytes are all constants in C, input scales included."""
     import json
 
-    import polystep_rl.closed_loop as closed_loop
-    from polystep_rl.cli import deployment
+    import polystep_rl.rollout.episodes as closed_loop
+    from polystep_rl.deploy import write as deployment
 
     given = deployment.read(EXAMPLES / "policies" / name)
     assert given.spec.precision == "binary"

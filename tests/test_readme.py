@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from polystep_rl import results
+from polystep_rl.analysis import results
 from polystep_rl.cli import COMMANDS
 from polystep_rl.cli.train import parse
 from polystep_rl.envs import make

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from polystep_rl import results
+from polystep_rl.analysis import results
 from polystep_rl.xla import outlined
 
 ROOT = Path(__file__).resolve().parent.parent

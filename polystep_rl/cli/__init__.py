@@ -115,8 +115,8 @@ def _expected(error: Exception) -> bool:
     """Whether an error is one of ours, and one line, or XLA's for want of memory; any other is a bug to be seen."""
     from jax.errors import JaxRuntimeError
 
-    from polystep_rl.host import SimulatorError
-    from polystep_rl.train import TrainError
+    from polystep_rl.rollout.host import SimulatorError
+    from polystep_rl.training.loop import TrainError
 
     return isinstance(error, (ValueError, TrainError, SimulatorError, JaxRuntimeError))
 

@@ -19,15 +19,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from polystep_rl import results
-from polystep_rl.checkpoint import write_atomic
+from polystep_rl.analysis import results
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
-from polystep_rl.cli.pool import Event, Job, run_jobs
-from polystep_rl.config import ConfigError, completed, to_plain
-from polystep_rl.grid import Cell, Grid, cells, load_grid, narrowed
-from polystep_rl.rundir import RunDir, RunDirError, finite
-from polystep_rl.sysinfo import system_info
+from polystep_rl.machine import system_info
+from polystep_rl.records.checkpoint import write_atomic
+from polystep_rl.records.folder import RunDir, RunDirError, finite
+from polystep_rl.runs.jobs import Event, Job, run_jobs
+from polystep_rl.settings.grid import Cell, Grid, cells, load_grid, narrowed
+from polystep_rl.settings.run import ConfigError, completed, to_plain
 
 GRID = "grid.yaml"
 
@@ -155,7 +155,7 @@ def write_results(out: Path, grid: Grid, wanted: Sequence[Cell], failed: list[di
     write_atomic(out / "results.json", results.dump(document).encode())
     write_atomic(out / "table.md", results.markdown(runs).encode())
     write_atomic(out / "table.csv", results.csv_table(runs).encode())
-    from polystep_rl.report import build_report
+    from polystep_rl.analysis.page import build_report
 
     write_atomic(out / "report.html", build_report([document], out.name).encode())
     if figures and runs:
@@ -166,7 +166,7 @@ def write_results(out: Path, grid: Grid, wanted: Sequence[Cell], failed: list[di
 def draw(folder: Path, runs: list[dict[str, Any]]) -> None:
     """The three figures, as SVG and PNG."""
     try:
-        from polystep_rl import figures
+        from polystep_rl.analysis import figures
     except ModuleNotFoundError as error:
         print(f"no figures: {error.name} is not installed; pip install 'polystep-rl[play]'", file=sys.stderr)
         return

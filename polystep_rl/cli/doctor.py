@@ -26,10 +26,10 @@ def self_test(env_steps: int = ENV_STEPS) -> dict[str, Any]:
     Returns:
         ok, mean_return, best_return, env_steps, env_steps_per_second (of the fastest chunk), seconds.
     """
-    from polystep_rl import config as configs
-    from polystep_rl import train as loop
-    from polystep_rl.cli.assemble import make_parts
-    from polystep_rl.cli.simulate import evaluate_on_test
+    from polystep_rl.runs.judging import evaluate_on_test
+    from polystep_rl.runs.parts import make_parts
+    from polystep_rl.settings import run as configs
+    from polystep_rl.training import loop
 
     env_id = "probe/ContextualBandit-v0"
     parts = make_parts(configs.preset(env_id, "binary"))
@@ -68,8 +68,8 @@ def _gib(pages: str) -> float | None:
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(DoctorArgs, "doctor", argv)
-    from polystep_rl.cli import assemble
-    from polystep_rl.sysinfo import system_info
+    from polystep_rl.machine import system_info
+    from polystep_rl.runs import parts as assemble
 
     assemble.setup_jax()
     report: dict[str, Any] = {

@@ -33,9 +33,9 @@ class EvalArgs:
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(EvalArgs, "eval", argv)
-    from polystep_rl.cli import assemble
-    from polystep_rl.cli.simulate import check_test, evaluate_on_test
-    from polystep_rl.envs.locomotion import G1, is_tracked
+    from polystep_rl.envs.robots.locomotion import G1, is_tracked
+    from polystep_rl.runs import parts as assemble
+    from polystep_rl.runs.judging import check_test, evaluate_on_test
 
     assemble.setup_jax()
     loaded = assemble.load_run(args.run, args.which)
@@ -44,12 +44,12 @@ def run(argv: list[str]) -> int:
     if args.figure is not None and not tracked:
         raise UsageError(f"--figure: {loaded.task.env} tracks no velocity commands; expected one of {', '.join(G1)}")
     if tracked:
-        from polystep_rl.cli import walking
+        from polystep_rl.walking import judge as walking
 
         check_test(args.episodes, seed)
         result = walking.judge(loaded, args.episodes, seed)
         if args.figure is not None:
-            from polystep_rl.cli.showing import draw
+            from polystep_rl.walking.demonstrate import draw
 
             result["figure"] = [str(path) for path in draw(loaded, args.figure, seed)]
     else:

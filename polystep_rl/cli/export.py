@@ -44,8 +44,9 @@ class ExportArgs:
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(ExportArgs, "export", argv)
-    from polystep_rl.cli import assemble, deployment
+    from polystep_rl.deploy import write as deployment
     from polystep_rl.policies.export.c import check_name
+    from polystep_rl.runs import parts as assemble
 
     assemble.setup_jax()
     try:

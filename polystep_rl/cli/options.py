@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import tyro
 
 from polystep_rl.cli import UsageError
-from polystep_rl.ranges import MAX_SEED
+from polystep_rl.settings.checks import MAX_SEED
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
 
 if TYPE_CHECKING:
-    from polystep_rl.cli.assemble import LoadedRun
+    from polystep_rl.runs.parts import LoadedRun
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def write_film(path: Path, frames: list[Any], seconds_per_frame: float, width: i
 
 def play_episode(env: Any, act: Any, seed: int, every: int = 0) -> tuple[float, int, list[Any]]:
     """One episode: (return, length, frames); every = 0 renders nothing. SimulatorError where the environment raises."""
-    from polystep_rl.cli.simulate import its_own_error
+    from polystep_rl.runs.judging import its_own_error
 
     with its_own_error("reset"):
         obs, _ = env.reset(seed=seed)
@@ -105,11 +105,11 @@ def run(argv: list[str]) -> int:
     import jax
     import numpy as np
 
-    from polystep_rl.cli import assemble
-    from polystep_rl.cli.simulate import keyword_arguments
-    from polystep_rl.envs.locomotion import is_tracked
-    from polystep_rl.envs.single import make_single
-    from polystep_rl.envs.spaces import flat_observations, policy_actions
+    from polystep_rl.envs.host.single import make_single
+    from polystep_rl.envs.host.spaces import flat_observations, policy_actions
+    from polystep_rl.envs.robots.locomotion import is_tracked
+    from polystep_rl.runs import parts as assemble
+    from polystep_rl.runs.judging import keyword_arguments
 
     assemble.setup_jax()
     loaded = assemble.load_run(args.run, args.which)
@@ -160,10 +160,10 @@ def run(argv: list[str]) -> int:
 
 def _play_walker(args: PlayArgs, loaded: LoadedRun) -> int:
     """A robot at fixed commands."""
-    from polystep_rl.cli import assemble
-    from polystep_rl.cli.showing import show
-    from polystep_rl.cli.walking import seconds_per_step
-    from polystep_rl.demonstration import Look
+    from polystep_rl.runs import parts as assemble
+    from polystep_rl.walking.demonstrate import show
+    from polystep_rl.walking.judge import seconds_per_step
+    from polystep_rl.walking.pictures import Look
 
     look = Look(args.width or 900, args.every, args.max_steps or Look().steps) if args.gif else None
     frames, report = show(loaded, look, args.seed)

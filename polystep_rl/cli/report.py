@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from polystep_rl import results
-from polystep_rl.checkpoint import write_atomic
+from polystep_rl.analysis import results
+from polystep_rl.analysis.page import build_report
 from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
-from polystep_rl.report import build_report
+from polystep_rl.records.checkpoint import write_atomic
 
 
 @dataclass(frozen=True)

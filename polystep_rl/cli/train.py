@@ -12,11 +12,12 @@ from typing import Annotated
 
 import tyro
 
-from polystep_rl.cli import UsageError, cluster
+from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options, parse_seeds
-from polystep_rl.config import ConfigError, TrainConfig, load_yaml, preset, to_plain, to_yaml
-from polystep_rl.ranges import check_ranges
-from polystep_rl.settings import GRADIENT
+from polystep_rl.runs import cluster
+from polystep_rl.settings.algorithms import GRADIENT
+from polystep_rl.settings.checks import check_ranges
+from polystep_rl.settings.run import ConfigError, TrainConfig, load_yaml, preset, to_plain, to_yaml
 
 BUDGETS = ("total_timesteps", "generations", "wall_seconds", "stop_reward", "stop_at_threshold")
 
@@ -136,7 +137,7 @@ def check_seeds(output: Output, seed: str) -> None:
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse(argv)
-    from polystep_rl.cli import assemble
+    from polystep_rl.runs import parts as assemble
 
     if args.output.show_config:
         if args.output.json:
@@ -154,13 +155,13 @@ def run(argv: list[str]) -> int:
 
 def _train(args: TrainArgs) -> int:
     """Train, and say how it ended; of several processes, the leader says it."""
-    from polystep_rl.cli.assemble import print_json
-    from polystep_rl.cli.runner import run_any, told
-    from polystep_rl.distributed import leads
+    from polystep_rl.processes import leads
+    from polystep_rl.runs.parts import print_json
+    from polystep_rl.runs.search import run_any, told
 
     stream = sys.stderr if args.output.json else sys.stdout
     if args.output.seeds is not None:
-        from polystep_rl.cli.seeds import run_seeds
+        from polystep_rl.runs.seeds import run_seeds
 
         return run_seeds(args.config, args.output, parse_seeds(args.output.seeds), stream, _in_main_thread())
     summary = run_any(args.config, args.output, stream, install_handler=_in_main_thread())

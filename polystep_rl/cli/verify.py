@@ -62,7 +62,7 @@ def run(argv: list[str]) -> int:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected a positive number")
     if not args.bundle.is_dir():
         raise UsageError(f"{args.bundle}: no such folder; expected one that `polystep-rl export RUN` wrote")
-    from polystep_rl.cli import assemble
+    from polystep_rl.runs import parts as assemble
 
     assemble.setup_jax()
     found = verified(args, None if args.json else sys.stdout)
@@ -73,7 +73,7 @@ def run(argv: list[str]) -> int:
 
 def verified(args: VerifyArgs, out: Any) -> dict[str, Any]:
     """All checks of a bundle; prints a line for each to ``out``."""
-    from polystep_rl.cli import deployment
+    from polystep_rl.deploy import write as deployment
     from polystep_rl.policies.export import bundle, native
     from polystep_rl.policies.export.vectors import Comparer, random_observations
     from polystep_rl.policies.io import load_policy

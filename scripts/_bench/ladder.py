@@ -19,8 +19,8 @@ from _bench import operations, peak
 from protocol import timed
 
 from polystep_rl.envs import make
-from polystep_rl.evaluate import device_evaluator
 from polystep_rl.policies import PRECISIONS, make_policy
+from polystep_rl.rollout.device import device_evaluator
 
 ENVS = {"CartPole-v1": 22, "Acrobot-v1": 480, "Pendulum-v1": 200}  # and about how long random policies last, steps
 HIDDEN = (16, 64, 256)

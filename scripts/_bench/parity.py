@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from polystep_rl.envs import make
-from polystep_rl.evaluate import Layout, device_evaluator
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout import RolloutConfig
+from polystep_rl.rollout.device import Layout, device_evaluator
+from polystep_rl.rollout.population import RolloutConfig
 from polystep_rl.types import Env, Policy
 
 INTEGER = ("int8", "binary")

@@ -15,10 +15,10 @@ pytest.importorskip("evosax")
 
 from polystep_rl.baselines.evosax_es import class_names
 from polystep_rl.baselines.registry import STRATEGIES, make_strategy
-from polystep_rl.build import build_strategy
-from polystep_rl.cli.assemble import make_algorithm
-from polystep_rl.config import TrainConfig
-from polystep_rl.settings import GRADIENT, SETTINGS, EvolutionConfig, SearchConfig, settings_class
+from polystep_rl.runs.parts import make_algorithm
+from polystep_rl.runs.strategy import build_strategy
+from polystep_rl.settings.algorithms import GRADIENT, SETTINGS, EvolutionConfig, SearchConfig, settings_class
+from polystep_rl.settings.run import TrainConfig
 from polystep_rl.types import Array, Info, Key, Params, State, Strategy
 
 START = {"0": {"w": jnp.ones((4, 3)), "b": jnp.ones(4)}, "1": {"w": -jnp.ones((2, 4)), "b": jnp.ones(2)}}

@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.extend.core import subjaxprs
 
-from polystep_rl.baselines import shaping
+from polystep_rl.baselines import weights as shaping
 from polystep_rl.baselines.eggroll import Factors, eggroll, perturbations, perturbed_product
 
 PARAMS = {"b": jnp.asarray([0.5, -1.0]), "w": jnp.linspace(-1, 1, 6).reshape(3, 2)}

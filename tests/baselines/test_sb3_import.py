@@ -12,7 +12,7 @@ sb3 = pytest.importorskip("stable_baselines3")
 import gymnasium  # noqa: E402
 from gymnasium import spaces  # noqa: E402
 
-from polystep_rl.baselines.sb3_import import read_sb3  # noqa: E402
+from polystep_rl.baselines.sb3.import_model import read_sb3  # noqa: E402
 from polystep_rl.policies import mlp_policy  # noqa: E402
 from polystep_rl.policies.convert import ForeignMLP, from_foreign  # noqa: E402
 

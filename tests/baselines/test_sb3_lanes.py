@@ -9,11 +9,11 @@ pytest.importorskip("stable_baselines3")
 
 from gymnasium import spaces  # noqa: E402
 
-from polystep_rl.baselines import sb3  # noqa: E402
-from polystep_rl.baselines.sb3_lanes import MAX_LOSSES, LanesVecEnv  # noqa: E402
-from polystep_rl.baselines.static import Static  # noqa: E402
+from polystep_rl.baselines.arithmetic import Static  # noqa: E402
+from polystep_rl.baselines.sb3 import train as sb3  # noqa: E402
+from polystep_rl.baselines.sb3.lanes import MAX_LOSSES, LanesVecEnv  # noqa: E402
 from polystep_rl.envs.envpool_env import EnvPoolEnv  # noqa: E402
-from polystep_rl.envs.gymnasium_env import GymnasiumEnv  # noqa: E402
+from polystep_rl.envs.host.gymnasium_env import GymnasiumEnv  # noqa: E402
 from polystep_rl.policies import mlp_policy  # noqa: E402
 from polystep_rl.types import EnvSpec, HostEnv, PolicySpec, SimulatorError, Ticks  # noqa: E402
 

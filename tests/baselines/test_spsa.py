@@ -9,13 +9,13 @@ import optax
 import pytest
 from jax.tree_util import Partial
 
-from polystep_rl.baselines import shaping
+from polystep_rl.baselines import weights as shaping
 from polystep_rl.baselines.eggroll import eggroll
 from polystep_rl.baselines.hill_climbing import hill_climbing
 from polystep_rl.baselines.spsa import spsa
 from polystep_rl.envs import make
-from polystep_rl.evaluate import Layout, device_evaluator
 from polystep_rl.policies import make_policy
+from polystep_rl.rollout.device import Layout, device_evaluator
 
 COSINE = optax.cosine_decay_schedule(0.2, 150, alpha=0.1)
 STRATEGIES = {

@@ -1,6 +1,6 @@
 """The constants that baselines repeat, because they do not import policies, are those of the policies."""
 
-from polystep_rl.baselines import static
+from polystep_rl.baselines import arithmetic as static
 from polystep_rl.policies import mlp, precision
 from polystep_rl.types import PolicySpec
 

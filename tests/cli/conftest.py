@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # `commands` is there,
 from commands import Outcome
 
 from polystep_rl.cli import main
-from polystep_rl.loggers import read_metrics
+from polystep_rl.records.metrics import read_metrics
 
 # A run of a second: binary, three evaluations.
 SHORT = (

@@ -20,10 +20,10 @@ import yaml
 
 from polystep_rl import __version__
 from polystep_rl.cli import COMMANDS
-from polystep_rl.cli.observer import RunObserver
-from polystep_rl.config import TrainConfig, from_plain, preset
 from polystep_rl.envs import registered_ids
-from polystep_rl.loggers import read_metrics
+from polystep_rl.records.metrics import read_metrics
+from polystep_rl.runs.observer import RunObserver
+from polystep_rl.settings.run import TrainConfig, from_plain, preset
 
 EVAL_KEYS = {"simulator", "crn", "mean_return", "std_return", "mean_length", "episodes"}
 
@@ -130,7 +130,7 @@ def test_every_default_can_be_overridden(cli: Callable) -> None:
     def names(plain: dict[str, Any]) -> list[str]:
         return [x for key, value in plain.items() for x in (names(value) if isinstance(value, dict) else [key])]
 
-    from polystep_rl.config import to_plain
+    from polystep_rl.settings.run import to_plain
 
     assert "--no-shape-per-particle" in helped and "--no-json" not in helped
     for name in names(to_plain(TrainConfig())):
@@ -192,7 +192,7 @@ def test_progress_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_json_has_no_nan(cli: Callable, capsys: pytest.CaptureFixture) -> None:
-    from polystep_rl.cli.assemble import print_json
+    from polystep_rl.runs.parts import print_json
 
     print_json({"a": math.nan, "b": [math.inf, 1.0], "c": {"d": -math.inf}})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.0], "c": {"d": None}}

@@ -17,10 +17,10 @@ import yaml
 
 pytest.importorskip("evosax")
 
-from polystep_rl import results
-from polystep_rl.cli.pool import share_out
-from polystep_rl.grid import Grid, cells
-from polystep_rl.loggers import read_metrics
+from polystep_rl.analysis import results
+from polystep_rl.records.metrics import read_metrics
+from polystep_rl.runs.jobs import share_out
+from polystep_rl.settings.grid import Grid, cells
 
 FLAGS = "--algos polystep hill_climbing cma_es --policies int8 --seeds 2 --budget 100000 --no-figures".split()
 BUDGET = 100_000

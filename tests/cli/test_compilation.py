@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import pytest
 
-from polystep_rl import train as loop
-from polystep_rl.cli.assemble import make_parts
-from polystep_rl.config import preset, to_plain
 from polystep_rl.policies import PRECISIONS
-from polystep_rl.settings import GRADIENT, SETTINGS
-from polystep_rl.side_by_side import Seed, train_seeds
+from polystep_rl.runs.parts import make_parts
+from polystep_rl.settings.algorithms import GRADIENT, SETTINGS
+from polystep_rl.settings.run import preset, to_plain
+from polystep_rl.training import loop
+from polystep_rl.training.seeds import Seed, train_seeds
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
 SEARCHES = [algo for algo in SETTINGS if algo not in GRADIENT]

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl.cli.assemble import make_parts
-from polystep_rl.config import preset
-from polystep_rl.loggers import read_metrics
 from polystep_rl.policies import load_policy
-from polystep_rl.programs import compiled_init, make_step
+from polystep_rl.records.metrics import read_metrics
+from polystep_rl.runs.parts import make_parts
+from polystep_rl.settings.run import preset
+from polystep_rl.training.programs import compiled_init, make_step
 
 DEVICES = (1, 2, 8)
 FEW = ("--eval-episodes", "16", "--test-episodes", "16", "--quiet")

@@ -12,8 +12,8 @@ from commands import assert_one_line
 
 pytest.importorskip("stable_baselines3")
 
-from polystep_rl.loggers import read_metrics
 from polystep_rl.policies import load_policy, mlp_policy
+from polystep_rl.records.metrics import read_metrics
 
 SHORT = ("--env", "CartPole-v1", "--policy", "int8", "--eval-freq", 1000, "--eval-episodes", 16, "--quiet", "--json")
 

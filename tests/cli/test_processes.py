@@ -15,8 +15,8 @@ import pytest
 from commands import assert_one_line
 from processes import ended, free_port, start
 
-from polystep_rl.cli import relay
-from polystep_rl.loggers import read_metrics
+from polystep_rl.records.metrics import read_metrics
+from polystep_rl.runs import relay
 
 GONE_SECONDS = 30  # docs/scale.md: within which the others have ended
 QUICK = ("--eval-episodes", 7, "--test-episodes", 9, "--stop-reward", "None", "--quiet")
@@ -134,7 +134,7 @@ def test_no_such_host_no_cluster_and_nobody_there() -> None:
         (300, ("--coordinator", "auto"), "no cluster found"),
         (5, ("--coordinator", f"localhost:{free_port()}", "--num-processes", "2", "--process-id", "0"), "did not meet"),
     ):
-        code = "import sys; from polystep_rl.cli import cluster, main\n"
+        code = "import sys; from polystep_rl.cli import main; from polystep_rl.runs import cluster\n"
         code += f"cluster.JOIN_SECONDS = {waits}\nsys.exit(main(sys.argv[1:]))"
         command = [sys.executable, "-P", "-c", code, "train", *flags]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from polystep_rl.cli.observer import RunObserver
-from polystep_rl.loggers import read_metrics
+from polystep_rl.records.metrics import read_metrics
+from polystep_rl.runs.observer import RunObserver
 
 PAPER = ("--preset", "paper", "--episodes", "4", "--total-timesteps", "150000", "--eval-freq", "30000")
 ADAM = ("--optimizer", "adam", "--learning-rate", "0.2", "--redraw-every", "0", "--subspace", "projection",

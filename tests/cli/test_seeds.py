@@ -14,7 +14,7 @@ import pytest
 from commands import assert_one_line, done
 
 from polystep_rl.cli.options import parse_seeds
-from polystep_rl.loggers import read_metrics
+from polystep_rl.records.metrics import read_metrics
 
 HEED_CTRL_C = ("env", "--default-signal=INT")  # a shell's background jobs ignore it
 
@@ -62,7 +62,7 @@ def test_batches_where_not_all_fit(
     cli: Callable, short: tuple[str, ...], assert_same_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three seeds in two places: the last one has an empty place beside it."""
-    from polystep_rl.cli import seeds
+    from polystep_rl.runs import seeds
 
     monkeypatch.setattr(seeds, "MOST", 2)
     flags = (*short, "--stop-reward", "100", "--test-episodes", "8")

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from polystep_rl import lock
-from polystep_rl.cli import pool
-from polystep_rl.cli.pool import Event, Job, run_jobs
-from polystep_rl.cli.worker import train_cell
-from polystep_rl.config import TrainConfig, preset, to_plain
-from polystep_rl.lock import FolderLock
-from polystep_rl.loggers import read_metrics
-from polystep_rl.rundir import RunDir
+from polystep_rl.records import lock
+from polystep_rl.records.folder import RunDir
+from polystep_rl.records.lock import FolderLock
+from polystep_rl.records.metrics import read_metrics
+from polystep_rl.runs import jobs as pool
+from polystep_rl.runs.jobs import Event, Job, run_jobs
+from polystep_rl.runs.worker import train_cell
+from polystep_rl.settings.run import TrainConfig, preset, to_plain
 
 CONFIG = dataclasses.replace(
     preset("CartPole-v1", "int8", "compare"), total_timesteps=60_000, eval_freq=10_000, test_episodes=8

@@ -3,7 +3,7 @@
 import gymnasium
 import numpy as np
 
-from polystep_rl.envs.single import make_single
+from polystep_rl.envs.host.single import make_single
 
 
 def actions_of(space, seed, steps):

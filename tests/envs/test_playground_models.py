@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polystep_rl.envs.playground_models import MODELS, tree_without_visuals, without_visuals
+from polystep_rl.envs.robots.playground_models import MODELS, tree_without_visuals, without_visuals
 
 SCENES = {  # of EnvPool's assets
     "g1": "scene_mjx_feetonly_flat_terrain.xml",

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from polystep_rl.envs import make_any
-from polystep_rl.evaluate import Horizon, device_evaluator
-from polystep_rl.host import host_evaluator
 from polystep_rl.policies import make_policy
+from polystep_rl.rollout.device import Horizon, device_evaluator
+from polystep_rl.rollout.host import host_evaluator
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ import pytest
 from host_play import Player, assert_same, by_hand
 
 from polystep_rl.envs import make_any
-from polystep_rl.envs.gymnasium_env import GymnasiumEnv
-from polystep_rl.envs.ray_cluster import join, ray_address
-from polystep_rl.envs.ray_lanes import RayLanes
-from polystep_rl.host import HostLayout, host_evaluator
+from polystep_rl.envs.host.gymnasium_env import GymnasiumEnv
+from polystep_rl.envs.host.ray_cluster import join, ray_address
+from polystep_rl.envs.host.ray_lanes import RayLanes
 from polystep_rl.policies import make_policy
+from polystep_rl.rollout.host import HostLayout, host_evaluator
 
 pytest.importorskip("ray")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from polystep_rl.envs.spaces import flat_observations, policy_actions
+from polystep_rl.envs.host.spaces import flat_observations, policy_actions
 
 OBSERVATIONS = {
     "box": spaces.Box(-1, 1, (3,), np.float32),

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from host_play import Player, assert_same, by_hand
 
-from polystep_rl.envs.gymnasium_env import GymnasiumEnv
-from polystep_rl.envs.workers import WorkerLanes
+from polystep_rl.envs.host.gymnasium_env import GymnasiumEnv
+from polystep_rl.envs.host.workers import WorkerLanes
 
 HERE = str(Path(__file__).resolve().parent)
 LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from polystep_rl import checkpoint
-from polystep_rl.checkpoint import CheckpointError, load_tree, read_meta, save_tree
+from polystep_rl.records import checkpoint
+from polystep_rl.records.checkpoint import CheckpointError, load_tree, read_meta, save_tree
 
 DTYPES = [
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",

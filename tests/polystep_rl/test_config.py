@@ -11,9 +11,14 @@ import gymnasium
 import pytest
 import yaml
 
-from polystep_rl import config as configs
-from polystep_rl.build import build_strategy
-from polystep_rl.config import (
+from polystep_rl.envs import registered_ids
+from polystep_rl.envs.robots.locomotion import G1
+from polystep_rl.runs.strategy import build_strategy
+from polystep_rl.settings import run as configs
+from polystep_rl.settings.algorithms import SETTINGS, settings_class
+from polystep_rl.settings.checks import check_ranges
+from polystep_rl.settings.grid import Grid
+from polystep_rl.settings.run import (
     ConfigError,
     Precision,
     SearchConfig,
@@ -24,11 +29,6 @@ from polystep_rl.config import (
     to_plain,
     to_yaml,
 )
-from polystep_rl.envs import registered_ids
-from polystep_rl.envs.locomotion import G1
-from polystep_rl.grid import Grid
-from polystep_rl.ranges import check_ranges
-from polystep_rl.settings import SETTINGS, settings_class
 
 FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("presets/*.yaml"))
 PRESETS = [

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from polystep_rl.demonstration import COMMANDS, Look, film, obeying, velocities
 from polystep_rl.recording import Recorded
-from polystep_rl.tracking import AXES
+from polystep_rl.walking.pictures import COMMANDS, Look, film, obeying, velocities
+from polystep_rl.walking.tracking import AXES
 
 
 def recorded(command, lengths, t=20):
@@ -28,7 +28,7 @@ def test_episodes_that_were_told_something_else_are_left_out():
 
 
 def test_the_figure_has_what_was_commanded_and_measured(tmp_path, monkeypatch):
-    from polystep_rl import figures
+    from polystep_rl.analysis import figures
 
     kept = []
     save = figures.save

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from polystep_rl.distributed import agreed, everyone, from_leader, joined_shares, own_copy, same_everywhere, share_of
+from polystep_rl.processes import agreed, everyone, from_leader, joined_shares, own_copy, same_everywhere, share_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
 from processes import free_port

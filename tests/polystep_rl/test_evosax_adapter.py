@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl import polystep as ps
-from polystep_rl import schedules
-from polystep_rl.evosax_adapter import EvosaxAdapter
+from polystep_rl.search import polystep as ps
+from polystep_rl.search import schedules
+from polystep_rl.search.evosax import EvosaxAdapter
 
 
 def _strategy():

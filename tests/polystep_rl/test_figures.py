@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from polystep_rl import figures, palette
+from polystep_rl.analysis import figures, palette
 
 DRAW = [figures.learning_curves, figures.bars, figures.profiles]
 
@@ -124,7 +124,7 @@ def axes_of(figure):
 
 
 def test_bars_show_the_iqm_from_the_left(monkeypatch, runs, tmp_path):
-    from polystep_rl.stats import iqm
+    from polystep_rl.analysis.stats import iqm
 
     panels = axes_of(captured(monkeypatch, figures.bars, runs, tmp_path))
     assert set(panels) == {
@@ -143,7 +143,7 @@ def test_bars_show_the_iqm_from_the_left(monkeypatch, runs, tmp_path):
 
 
 def test_curves_are_the_band_of_stats(monkeypatch, runs, tmp_path):
-    from polystep_rl.stats import curve_band
+    from polystep_rl.analysis.stats import curve_band
 
     panel = axes_of(captured(monkeypatch, figures.learning_curves, runs, tmp_path))["CartPole-v1, binary"]
     (line,) = (line for line in panel.lines if line.get_color() == palette.style("open_es").color)
@@ -213,7 +213,7 @@ def test_known_styles_differ_in_two_ways_at_least():
 
 
 def test_every_algorithm_of_the_package_has_its_own():
-    from polystep_rl.settings import SETTINGS
+    from polystep_rl.settings.algorithms import SETTINGS
 
     assert set(SETTINGS) <= set(palette.ALGO_STYLES)
 

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl import lanes as lanes_module
-from polystep_rl import rollout as rollout_module
 from polystep_rl.envs import make
-from polystep_rl.lanes import Lanes, Loop
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout import RolloutConfig, rollout
+from polystep_rl.rollout import lanes as lanes_module
+from polystep_rl.rollout import population as rollout_module
+from polystep_rl.rollout.lanes import Lanes, Loop
+from polystep_rl.rollout.population import RolloutConfig, rollout
 from polystep_rl.types import Array
 from polystep_rl.xla import outlined
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from polystep_rl import lock
-from polystep_rl.lock import FolderInUse, FolderLock
-from polystep_rl.rundir import RunDir, RunDirError
+from polystep_rl.records import lock
+from polystep_rl.records.folder import RunDir, RunDirError
+from polystep_rl.records.lock import FolderInUse, FolderLock
 
 pytest.importorskip("fcntl")
 HOLD = """

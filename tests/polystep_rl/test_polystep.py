@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from polystep_rl import polystep as ps
-from polystep_rl import polytope, schedules, shaping, subspace, transport
+from polystep_rl.search import polystep as ps
+from polystep_rl.search import polytope, schedules, shaping, subspace, transport
 from polystep_rl.types import Proposal, Strategy
 
 STEPS = json.loads((Path(__file__).parents[1] / "data" / "polystep_step.json").read_text())["steps"]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl import polytope
+from polystep_rl.search import polytope
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "polystep_step.json").read_text())
 

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl import polystep as ps
-from polystep_rl import subspace
-from polystep_rl.racing import racing
-from polystep_rl.statistics import observing
+from polystep_rl.search import polystep as ps
+from polystep_rl.search import subspace
+from polystep_rl.search.observing import observing
+from polystep_rl.search.racing import racing
+from polystep_rl.search.wrappers import averaged
 from polystep_rl.types import Moments
-from polystep_rl.updates import averaged
 
 KEY = jax.random.key(0)
 STARTS, GENERATIONS = 3, 4

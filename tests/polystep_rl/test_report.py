@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from polystep_rl.palette import style
-from polystep_rl.report import build_report, common_grid, curve_points, embed
+from polystep_rl.analysis.page import build_report, common_grid, curve_points, embed
+from polystep_rl.analysis.palette import style
 
 HOSTILE = [
     "</script><script>alert(1)</script>",

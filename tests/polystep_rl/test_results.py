@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polystep_rl import results, stats
-from polystep_rl.results import ResultsError
+from polystep_rl.analysis import results, stats
+from polystep_rl.analysis.results import ResultsError
 
 RNG = np.random.default_rng(0)
 

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from polystep_rl.envs import make
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout import RolloutConfig, rollout
+from polystep_rl.rollout.population import RolloutConfig, rollout
 from polystep_rl.types import Array, Env, EnvSpec, Key, Policy, Step
 
 CASES = {

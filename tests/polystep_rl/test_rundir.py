@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
-from polystep_rl import sysinfo
-from polystep_rl.checkpoint import CheckpointError
-from polystep_rl.loggers import read_metrics
-from polystep_rl.rundir import RunDir, RunDirError, safe_name
+from polystep_rl import machine as sysinfo
+from polystep_rl.records.checkpoint import CheckpointError
+from polystep_rl.records.folder import RunDir, RunDirError, safe_name
+from polystep_rl.records.metrics import read_metrics
 
 NOW = datetime(2026, 5, 4, 3, 2, 1)
 

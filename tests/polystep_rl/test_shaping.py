@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from polystep_rl import shaping
+from polystep_rl.search import shaping
 
 SHAPINGS = [shaping.none, shaping.mean, shaping.max, shaping.standardised, shaping.centred_ranks]
 COST = jnp.asarray(np.random.default_rng(0).normal(3, 5, (4, 6)), jnp.float32)

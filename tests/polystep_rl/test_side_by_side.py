@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl import train as loop
 from polystep_rl.baselines.registry import make_strategy
-from polystep_rl.build import build_strategy
-from polystep_rl.config import SearchConfig, preset
 from polystep_rl.envs import make
-from polystep_rl.evaluate import Horizon, Layout, Penalty, device_evaluator
 from polystep_rl.policies import make_policy
-from polystep_rl.racing import racing
-from polystep_rl.side_by_side import Seed, seeds_at_once, train_seeds
-from polystep_rl.train import Observer, Result, Settings, TrainError, streams, train
+from polystep_rl.rollout.device import Horizon, Layout, Penalty, device_evaluator
+from polystep_rl.runs.strategy import build_strategy
+from polystep_rl.search.racing import racing
+from polystep_rl.settings.run import SearchConfig, preset
+from polystep_rl.training import loop
+from polystep_rl.training.loop import Observer, Result, Settings, TrainError, streams, train
+from polystep_rl.training.seeds import Seed, seeds_at_once, train_seeds
 from polystep_rl.types import Evaluator, Policy, Strategy
 
 SEARCH = SearchConfig(subspace_size=8, particle_dim=8, epsilon=0.2, step_radius=1.0, probe_radius=2.0, episodes=3)

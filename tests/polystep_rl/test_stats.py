@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from polystep_rl import stats
-from polystep_rl.stats import (
+from polystep_rl.analysis import stats
+from polystep_rl.analysis.stats import (
     area_under_curve,
     curve_band,
     iqm,

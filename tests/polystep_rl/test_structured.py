@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl import polystep, subspace
 from polystep_rl.baselines.eggroll import eggroll
 from polystep_rl.envs import make
-from polystep_rl.evaluate import device_evaluator
 from polystep_rl.policies import make_policy
-from polystep_rl.programs import make_step
+from polystep_rl.rollout.device import device_evaluator
+from polystep_rl.search import polystep, subspace
+from polystep_rl.training.programs import make_step
 from polystep_rl.types import Strategy
 
 POLICY = make_policy(make("Pendulum-v1").spec, (16, 12), "float32", 0.1, 0.3)

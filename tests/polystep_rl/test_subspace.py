@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl import subspace
+from polystep_rl.search import subspace
 
 DIM = 5
 SPACES = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from polystep_rl.recording import Recorded
-from polystep_rl.tracking import AXES, DIRECTIONS, direction, tracking
+from polystep_rl.walking.tracking import AXES, DIRECTIONS, direction, tracking
 
 
 def recorded(command, velocity, alive=None, fell=None):

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl import train as loop
-from polystep_rl.build import build_strategy
-from polystep_rl.config import SearchConfig
 from polystep_rl.envs import make
-from polystep_rl.evaluate import Horizon, device_evaluator, evaluate_params
 from polystep_rl.policies import make_policy
-from polystep_rl.train import Observer, Progress, Result, Settings, TrainError, streams, train
+from polystep_rl.rollout.device import Horizon, device_evaluator, evaluate_params
+from polystep_rl.runs.strategy import build_strategy
+from polystep_rl.settings.run import SearchConfig
+from polystep_rl.training import loop
+from polystep_rl.training.loop import Observer, Progress, Result, Settings, TrainError, streams, train
 from polystep_rl.types import Evaluation, Evaluator, Proposal, Strategy
 
 SEARCH = SearchConfig(subspace_size=8, particle_dim=8, epsilon=0.2, step_radius=1.0, probe_radius=2.0, episodes=8)
@@ -284,7 +284,7 @@ def broken(share: float, search: SearchConfig = SEARCH) -> Task:
     honest = task.evaluate
 
     def evaluate(key: Any, candidates: Any, decode: Any) -> Evaluation:
-        from polystep_rl.evaluate import finite_cost
+        from polystep_rl.rollout.device import finite_cost
 
         out = honest(key, candidates, decode)
         bad = jnp.arange(out.returns.size).reshape(out.returns.shape) < share * out.returns.size

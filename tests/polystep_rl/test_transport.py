@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl import polystep, polytope, shaping, transport
+from polystep_rl.search import polystep, polytope, shaping, transport
 
 STEPS = json.loads((Path(__file__).parents[1] / "data" / "polystep_step.json").read_text())["steps"]
 PLANS = {

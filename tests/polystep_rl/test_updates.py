@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from polystep_rl import polystep as ps
-from polystep_rl import subspace
 from polystep_rl.amortise import amortise
-from polystep_rl.statistics import observing
+from polystep_rl.search import polystep as ps
+from polystep_rl.search import subspace
+from polystep_rl.search.observing import observing
+from polystep_rl.search.wrappers import averaged, transformed, within
 from polystep_rl.types import Moments
-from polystep_rl.updates import averaged, transformed, within
 
 KEY = jax.random.key(0)
 START = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.ones(3)}

@@ -1,0 +1,139 @@
+"""A process that trains one cell after another on one core: ``python -m polystep_rl.runs.worker CORE``.
+
+A line of JSON on standard input names a cell (`folder` and `config`); a line on standard output says how it ended. A
+process of its own for each core keeps a crash to one cell, and keeping it for many cells spares their imports and
+compilation.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from polystep_rl.cli import UsageError
+from polystep_rl.cli.train import Output
+from polystep_rl.settings.run import TrainConfig, from_plain, to_plain
+from polystep_rl.records.lock import FolderLock
+from polystep_rl.settings.algorithms import GRADIENT
+
+CLEAR_EVERY = 20  # cells: compiled programs are kept in memory until then
+
+
+class _Attempt(NamedTuple):
+    """What an earlier attempt left in the folder of a cell."""
+
+    finished: bool = False
+    unfit: str = ""  # why it cannot be continued
+
+
+def _attempt(folder: Path, config: TrainConfig) -> _Attempt:
+    """Only an unfinished run of these settings, by this software on this kind of machine, with a checkpoint that can be
+    read, is continued."""
+    from polystep_rl.records.checkpoint import CheckpointError
+    from polystep_rl.records.folder import RunDir, RunDirError
+    from polystep_rl.machine import system_info
+
+    if not (folder / "config.yaml").exists():
+        return _Attempt(unfit="it had hardly begun")
+    try:
+        run = RunDir.open(folder, finished_ok=True)
+        began = json.loads((folder / "system_info.json").read_text(encoding="utf-8"))
+        wanted = to_plain(config)
+        derived = {"hidden"} if config.init is not None else set()  # a given policy brings its own layers
+        other = sorted(name for name in wanted.keys() - derived if run.config.get(name) != wanted[name])
+        if other:
+            return _Attempt(run.finished, f"it had other settings ({', '.join(other)})")
+        if run.finished:
+            return _Attempt(finished=True)
+        if config.algo in GRADIENT:
+            return _Attempt(unfit=f"a run of {config.algo} cannot be continued")
+        if not system_info().items() <= began.items():
+            return _Attempt(unfit="it ran on another machine or with other software")
+        return _Attempt(unfit="" if run.latest_checkpoint() is not None else "it has no checkpoint yet")
+    except (RunDirError, CheckpointError, ValueError) as error:
+        return _Attempt(unfit=" ".join(str(error).split()))
+
+
+def _output(folder: Path, config: TrainConfig) -> Output | None:
+    """Where and how to train a cell: on from its checkpoint, or from the start; None where it is done already. What
+    cannot be continued is removed, but nothing that is finished, and nothing that another process is at.
+
+    Raises UsageError and OSError.
+    """
+    if folder.exists():
+        with FolderLock(folder):
+            attempt = _attempt(folder, config)
+            if attempt.finished and not attempt.unfit:
+                return None
+            if attempt.finished:
+                raise UsageError(f"{folder}: holds a finished run; {attempt.unfit}; move it away")
+            if not attempt.unfit:
+                return Output(resume=folder, quiet=True)
+            print(f"{folder}: starts again, for {attempt.unfit}", file=sys.stderr, flush=True)
+            shutil.rmtree(folder)
+    return Output(run_dir=folder, quiet=True)
+
+
+def train_cell(request: dict[str, Any]) -> dict[str, Any]:
+    """Train one cell in its folder, on from the checkpoint of an attempt that was interrupted, or from the start."""
+    from polystep_rl.runs.search import run_any
+    from polystep_rl.rollout.host import SimulatorError
+    from polystep_rl.training.loop import TrainError
+
+    try:
+        config = from_plain(TrainConfig, request["config"])
+        output = _output(Path(request["folder"]), config)
+        if output is not None:
+            run_any(config, output, sys.stderr, install_handler=False)
+    except (UsageError, TrainError, SimulatorError, ValueError, OSError) as error:
+        return {"ok": False, "error": " ".join(str(error).split())}
+    except Exception as error:
+        traceback.print_exc()
+        return {"ok": False, "error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+    return {"ok": True}
+
+
+def _read(requests: queue.Queue[dict[str, Any]]) -> None:
+    """Queue what the parent asks for. When it is gone, so is this process, at once: a comparison that is started again
+    must not meet the left-over of the one that was killed, still writing."""
+    for line in sys.stdin:
+        requests.put(json.loads(line))
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve cells, on the cores that the argument names (``0,2``), until standard input ends."""
+    cores = {int(core) for core in sys.argv[1].split(",")}
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever is printed must not end up among the answers
+    requests: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    import jax
+
+    from polystep_rl.runs.parts import setup_jax
+
+    setup_jax(len(cores))
+    for count in itertools.count(1):
+        answer = train_cell(requests.get())
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+        if count % CLEAR_EVERY == 0:
+            jax.clear_caches()
+            gc.collect()
+
+
+if __name__ == "__main__":
+    main()
