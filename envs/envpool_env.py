@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from polystep_rl.envs.cores import usable_cores
 from polystep_rl.envs.robots.locomotion import PRIVILEGED, measured
 from polystep_rl.envs.robots.playground_models import ROBOTS, tree_without_visuals
+from polystep_rl.machine import usable_cores
 from polystep_rl.types import TERM, EnvSpec, Ticks
 
 MAX_SEED = 2**31 - 1

@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium
 import jax
 
-from polystep_rl.envs.cores import usable_cores
+from polystep_rl.machine import usable_cores
 from polystep_rl.types import Env, HostEnv
 
 Factory = Callable[..., Env]

@@ -1,7 +1,8 @@
-"""What a result was measured on: package versions, Python, platform, devices, git commit."""
+"""This machine: its cores, how JAX uses them, and what a result was measured on."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -53,7 +54,7 @@ def devices() -> list[dict[str, Any]]:
 
 
 def system_info() -> dict[str, Any]:
-    """Everything of this module as one JSON-able dictionary. Never fails."""
+    """Package versions, Python, platform, devices and git commit as one JSON-able dictionary. Never fails."""
     return {
         "packages": package_versions(),
         "python": platform.python_version(),
@@ -63,3 +64,55 @@ def system_info() -> dict[str, Any]:
         "devices": devices(),
         "git_commit": git_commit(),
     }
+
+
+def use_cores(cores: int) -> None:
+    """Let JAX see one CPU device for each of so many cores, so that a population is split over them.
+
+    Call it before anything runs on JAX (the command line does); afterwards it has no effect and says so by raising
+    RuntimeError. On a machine with a GPU the CPU devices are simply not the default ones.
+    """
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", cores)
+    # The shards of a program run side by side with and without this (each has a thread of its own); asynchronous
+    # dispatch would only hand every program to another thread first.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+CACHE_VARIABLE = "POLYSTEP_RL_CACHE"  # a folder, or "off"
+
+
+def setup_jax(cores: int | None = None) -> None:
+    """One CPU device per core (default: all that this process may use), no more threads and workers of simulators than
+    that, and a compilation cache of the user's."""
+    limit_cores(cores)
+    with contextlib.suppress(RuntimeError):  # JAX runs already, in a program that calls `main`: its devices stay
+        use_cores(cores or len(usable_cores()))
+    folder = os.environ.get(CACHE_VARIABLE) or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "polystep-rl", "jax"
+    )
+    if folder != "off":
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+_limit: int | None = None
+
+
+def limit_cores(count: int | None) -> None:
+    """Use no more than so many from now on; None lifts the limit."""
+    global _limit
+    _limit = count
+
+
+def usable_cores() -> list[int]:
+    """Their numbers; where the system does not say (macOS, Windows), as many as there are."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+    else:
+        cores = list(range(os.cpu_count() or 1))
+    return cores[:_limit]

@@ -133,11 +133,6 @@ class Env(Protocol):
         ...
 
 
-# --- simulators on the host --------------------------------------------------------------------------------------
-class SimulatorError(RuntimeError):
-    """The simulators of an environment cannot go on. One line saying why."""
-
-
 class Ticks(NamedTuple):
     """What k lanes return after each has been reset or stepped once, in the order in which they were sent."""
 

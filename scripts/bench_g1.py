@@ -29,10 +29,10 @@ from jax.tree_util import Partial
 from polystep_rl.envs import make_any
 from polystep_rl.envs.robots.locomotion import gait_sides
 from polystep_rl.envs.robots.playground_models import tree_without_visuals
+from polystep_rl.machine import setup_jax
 from polystep_rl.policies import make_policy, mlp_policy
 from polystep_rl.policies.io import load_policy
 from polystep_rl.rollout.host import HostLayout, host_evaluator
-from polystep_rl.runs.parts import setup_jax
 from polystep_rl.runs.strategy import build_strategy
 from polystep_rl.settings.algorithms import SearchConfig
 from polystep_rl.types import HostEnv

@@ -30,11 +30,9 @@ import numpy as np
 import tyro
 
 from polystep_rl.envs import make_any
-from polystep_rl.envs.cores import usable_cores
-from polystep_rl.machine import system_info
+from polystep_rl.machine import setup_jax, system_info, usable_cores
 from polystep_rl.policies import make_policy
 from polystep_rl.rollout.host import HostEvaluator, HostLayout, host_evaluator
-from polystep_rl.runs.parts import setup_jax
 from polystep_rl.types import HostEnv, Params
 
 

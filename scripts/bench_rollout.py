@@ -41,10 +41,10 @@ from _bench.cases import Case, cpu_model, measure
 from process import EVOSAX, PEERS, Peer
 from protocol import timed
 
-from polystep_rl.machine import system_info
+from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.policies import PRECISIONS
 from polystep_rl.rollout.device import device_evaluator
-from polystep_rl.runs.parts import LoadedRun, load_run, setup_jax
+from polystep_rl.runs.load import LoadedRun, load_run
 from polystep_rl.types import Params, PolicySpec
 
 ENVS = {"CartPole-v1": 500.0, "Acrobot-v1": -95.0}  # and the evaluation return at which training stops

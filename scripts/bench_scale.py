@@ -38,12 +38,11 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh, PartitionSpec
 
-from polystep_rl.envs.cores import usable_cores
-from polystep_rl.machine import system_info
-from polystep_rl.runs.parts import make_parts, setup_jax
-from polystep_rl.settings.run import preset
-from polystep_rl.training.loop import start
+from polystep_rl.machine import setup_jax, system_info, usable_cores
+from polystep_rl.runs.parts import make_parts
+from polystep_rl.settings.presets import preset
 from polystep_rl.training.programs import Limits, programs
+from polystep_rl.training.state import initial_progress
 
 ENVS, PRECISION, ALGO = ("CartPole-v1", "Acrobot-v1"), "binary", "open_es"
 CANDIDATES, EPISODES = (64, 1024, 16384), 8
@@ -109,7 +108,7 @@ def measure(env: str, candidates: int, turns: int) -> dict[str, float]:
     search = dataclasses.replace(config.search, population=candidates, episodes=EPISODES)
     parts = make_parts(dataclasses.replace(config, search=search))
     compiled = programs(parts.strategy, parts.evaluate, parts.evaluate_centre)
-    state = start(parts.strategy, parts.start, parts.keys.strategy).state
+    state = initial_progress(parts.strategy, parts.start, parts.keys.strategy).state
     many, unlimited = GENERATIONS[candidates], np.iinfo(np.int32).max
     limits = Limits(np.int32(0), np.int32(0), np.int32(many), unlimited, unlimited, unlimited)
     log = jax.device_get(compiled.chunk(parts.keys, state, limits)[1])

@@ -45,13 +45,14 @@ from process import POLYSTEP, Peer
 from protocol import timed
 
 from polystep_rl.envs import make
-from polystep_rl.machine import system_info
+from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.policies import make_policy
 from polystep_rl.rollout.device import Layout, device_evaluator
-from polystep_rl.runs.parts import make_parts, setup_jax
-from polystep_rl.settings.run import preset
+from polystep_rl.runs.parts import make_parts
+from polystep_rl.settings.presets import preset
 from polystep_rl.training import loop
 from polystep_rl.training.seeds import Seed, train_seeds
+from polystep_rl.training.state import Progress, Settings, initial_progress
 
 ENV, PRECISION, RETURN = "Acrobot-v1", "binary", -85.0
 FASTER, SECONDS, SCALING = 200, 5.0, 1.8  # bars: times the peer, to the first generation, times one device
@@ -80,8 +81,8 @@ def warm(seed: int) -> dict[str, Any]:
     """A search, in a process that may have compiled it before."""
     config = dataclasses.replace(preset(ENV, PRECISION), seed=seed)
     parts = make_parts(config)
-    progress = loop.start(parts.strategy, parts.start, parts.keys.strategy)
-    settings = loop.Settings(config.total_timesteps, eval_freq=config.eval_freq, stop_reward=RETURN)
+    progress = initial_progress(parts.strategy, parts.start, parts.keys.strategy)
+    settings = Settings(config.total_timesteps, eval_freq=config.eval_freq, stop_reward=RETURN)
     began = time.perf_counter()
     found = loop.train(parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys, progress, settings)
     seconds = time.perf_counter() - began
@@ -148,12 +149,12 @@ def side_by_side(args: Args) -> list[dict[str, Any]]:
     found = []
     for env, stop in (("CartPole-v1", 500.0), (ENV, RETURN)):
         config = preset(env, PRECISION)
-        settings = loop.Settings(config.total_timesteps, eval_freq=config.eval_freq, stop_reward=stop)
+        settings = Settings(config.total_timesteps, eval_freq=config.eval_freq, stop_reward=stop)
         made = [make_parts(dataclasses.replace(config, seed=seed)) for seed in range(args.seeds)]
         common = made[0].strategy, made[0].evaluate, made[0].evaluate_centre
 
-        def start(parts: Any) -> loop.Progress:
-            return loop.start(parts.strategy, parts.start, parts.keys.strategy)
+        def start(parts: Any) -> Progress:
+            return initial_progress(parts.strategy, parts.start, parts.keys.strategy)
 
         def alone() -> list[int]:
             results = [loop.train(*common, parts.keys, start(parts), settings) for parts in made]  # noqa: B023

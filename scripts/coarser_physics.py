@@ -20,9 +20,10 @@ import tyro
 from bench_host import envpool_rate
 
 from polystep_rl.envs.robots.playground_models import tree_without_visuals
-from polystep_rl.machine import system_info
-from polystep_rl.runs.judging import evaluate_on_test, make_env
-from polystep_rl.runs.parts import load_run, setup_jax
+from polystep_rl.machine import setup_jax, system_info
+from polystep_rl.runs.judging import evaluate_on_test
+from polystep_rl.runs.load import load_run
+from polystep_rl.runs.task import make_env
 
 TASK = "G1JoystickFlatTerrain"
 STEPS = (0.002, 0.004, 0.005)  # s; at 0.01 the simulation is unstable

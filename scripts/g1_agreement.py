@@ -22,10 +22,9 @@ import tyro
 
 from polystep_rl.envs import make_any
 from polystep_rl.envs.robots.locomotion import gait_sides
-from polystep_rl.machine import system_info
+from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.policies import make_policy
 from polystep_rl.recording import Recorded, record
-from polystep_rl.runs.parts import setup_jax
 from polystep_rl.types import TERM
 from polystep_rl.walking.judge import SECONDS_PER_STEP
 

@@ -26,11 +26,11 @@ import tyro
 
 from polystep_rl.envs import make
 from polystep_rl.envs.robots.locomotion import gait_sides, is_tracked
-from polystep_rl.machine import system_info
+from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import Horizon, Layout, device_evaluator
+from polystep_rl.rollout.device import Layout, device_evaluator
 from polystep_rl.rollout.population import RolloutConfig
-from polystep_rl.runs.parts import setup_jax
+from polystep_rl.rollout.score import Horizon
 from polystep_rl.types import Env
 
 TASK = "G1JoystickFlatTerrain"

@@ -37,9 +37,8 @@ import g1_gpu
 from _bench import ladder, parity
 from _bench.cases import cpu_model
 
-from polystep_rl.machine import system_info
+from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.policies import PRECISIONS
-from polystep_rl.runs.parts import setup_jax
 
 Section = Literal["rollout", "parity", "memory", "g1"]
 WEIGHTS: dict[Section, float] = {"rollout": 3, "parity": 3, "memory": 3, "g1": 2}  # of the minutes

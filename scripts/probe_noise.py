@@ -25,9 +25,10 @@ import numpy as np
 import tyro
 from jax.flatten_util import ravel_pytree
 
-from polystep_rl.cli import UsageError
+from polystep_rl.errors import UsageError
+from polystep_rl.machine import setup_jax
 from polystep_rl.runs.judging import close, make_evaluator
-from polystep_rl.runs.parts import load_run, setup_jax
+from polystep_rl.runs.load import load_run
 from polystep_rl.search.shaping import centred_ranks
 from polystep_rl.types import Key
 

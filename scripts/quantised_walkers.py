@@ -22,13 +22,12 @@ import numpy as np
 import tyro
 
 from polystep_rl.envs import make_any
-from polystep_rl.machine import system_info
-from polystep_rl.observations import observations
+from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.policies import agreement, mlp_policy, quantise
+from polystep_rl.rollout.calibration import observations
 from polystep_rl.rollout.host import host_evaluator
-from polystep_rl.runs.judging import CALIBRATION_SEED
-from polystep_rl.runs.parts import setup_jax
 from polystep_rl.runs.start import read_policy
+from polystep_rl.runs.task import CALIBRATION_SEED
 from polystep_rl.types import HostEnv, Params, PolicySpec
 
 TASK = "G1JoystickFlatTerrain"

@@ -25,7 +25,8 @@ from polystep_rl.machine import system_info
 from polystep_rl.records.folder import RunDir, RunDirError
 from polystep_rl.runs.jobs import Event, Job, run_jobs
 from polystep_rl.settings.algorithms import PPOConfig
-from polystep_rl.settings.run import TrainConfig, preset, to_plain
+from polystep_rl.settings.presets import preset
+from polystep_rl.settings.run import TrainConfig, to_plain
 
 PRECISIONS = ("int8", "binary")
 

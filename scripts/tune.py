@@ -27,21 +27,17 @@ import optuna
 import tyro
 import yaml
 
-from polystep_rl.machine import system_info
-from polystep_rl.records.checkpoint import write_atomic
+from polystep_rl.files import write_atomic
+from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.rollout.device import device_evaluator
-from polystep_rl.runs.parts import (
-    episodes_per_candidate,
-    evaluate_on_test,
-    make_algorithm,
-    make_env,
-    make_scaled_policy,
-    setup_jax,
-)
+from polystep_rl.runs.parts import evaluate_on_test, make_env, make_scaled_policy
+from polystep_rl.runs.strategy import episodes_per_candidate, make_algorithm
 from polystep_rl.settings.algorithms import settings_class
 from polystep_rl.settings.grid import Grid, cells
-from polystep_rl.settings.run import TrainConfig, preset
+from polystep_rl.settings.presets import preset
+from polystep_rl.settings.run import TrainConfig
 from polystep_rl.training import loop
+from polystep_rl.training.state import Settings, TrainError, initial_progress, streams
 from polystep_rl.types import Env, Evaluator, Policy
 
 FIRST_SEED = 100
@@ -157,11 +153,11 @@ def judge(algo: str, env: str, policy: str, budget: int, search: dict[str, Any],
     task, controller, evaluate_centre = _task(dataclasses.replace(configs[0], search=settings_class(algo)(), seed=0))
     strategy = make_algorithm(configs[0])
     evaluate = device_evaluator(task, controller, episodes_per_candidate(configs[0]))
-    settings = loop.Settings(total_timesteps=budget, eval_freq=10**9)  # the curve is not looked at
+    settings = Settings(total_timesteps=budget, eval_freq=10**9)  # the curve is not looked at
     returns = []
     for config in configs:
-        keys = loop.streams(config.seed)
-        progress = loop.start(strategy, controller.init(keys.policy), keys.strategy)
+        keys = streams(config.seed)
+        progress = initial_progress(strategy, controller.init(keys.policy), keys.strategy)
         done = loop.train(strategy, evaluate, evaluate_centre, keys, progress, settings)
         params = strategy.params(done.progress.state)
         returns.append(evaluate_on_test(task, controller, params, config.test_episodes, config.seed)["mean_return"])
@@ -187,7 +183,7 @@ def study(args: Args, algo: str, env: str, policy: str, budget: int) -> dict[str
         settings = SPACES[algo](trial)
         try:
             returns = judge(algo, env, policy, budget, settings, seeds)
-        except loop.TrainError:  # blew up
+        except TrainError:  # blew up
             search.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
         search.tell(trial, float(np.mean(returns)))

@@ -24,12 +24,12 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from polystep_rl.analysis.curves import common_grid
 from polystep_rl.analysis.figures import RC, WIDTH, save
-from polystep_rl.analysis.page import common_grid
 from polystep_rl.analysis.palette import algo_order, precision_order, style
-from polystep_rl.machine import system_info
+from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.records.metrics import read_metrics
-from polystep_rl.runs import parts as assemble
+from polystep_rl.runs.load import load_run
 from polystep_rl.settings.run import load_yaml
 from polystep_rl.walking import judge as walking
 
@@ -63,7 +63,7 @@ def judged(folder: Path, episodes: int, before: Iterable[Run]) -> Run:
     for old in before:
         if all(old[name] == run[name] for name in (*names, "env_steps")) and old["judged"]["episodes"] == episodes:
             return run | {"judged": old["judged"]}
-    loaded = assemble.load_run(folder, None)
+    loaded = load_run(folder, None)
     return run | {"judged": walking.judge(loaded, episodes, loaded.seed)}
 
 
@@ -131,7 +131,7 @@ def draw(runs: Iterable[Run], stem: Path) -> None:
 
 
 def main(args: Args) -> None:
-    assemble.setup_jax()
+    setup_jax()
     document = args.into / "results.json"
     runs: list[Run] = json.loads(document.read_text())["runs"] if document.exists() else []
     for folder in args.runs:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from polystep_rl.cli import main
+from polystep_rl.deploy.trained import Reference, read, rolled
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 BOARD = EXAMPLES.parent / "policies" / "export" / "board"
@@ -61,9 +62,9 @@ def test_small_binary_policies_are_small_and_good(name: str, most: int, least: f
     import polystep_rl.rollout.episodes as closed_loop
     from polystep_rl.deploy import write as deployment
 
-    given = deployment.read(EXAMPLES / "policies" / name)
+    given = read(EXAMPLES / "policies" / name)
     assert given.spec.precision == "binary"
     assert deployment.write_c(given, tmp_path, name)["parameter_bytes"] <= most
-    played = deployment.rolled(given, deployment.Reference(given.spec, given.params).act, 1000, part=99)
+    played = rolled(given, Reference(given.spec, given.params).act, 1000, part=99)
     assert isinstance(played, closed_loop.Played) and played.returns.mean() >= least
     assert json.loads((EXAMPLES / "policies" / f"{name}.json").read_text())["meta"]["env"] == given.env_id

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from polystep_rl.types import HostEnv, Lanes, SimulatorError
+from polystep_rl.errors import SimulatorError
+from polystep_rl.types import HostEnv, Lanes
 
 MAX_LOSSES = 5  # of one lane, no episode of which has ended in between
 MAX_SEED = 2**31 - 1

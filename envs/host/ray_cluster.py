@@ -14,7 +14,7 @@ import sys
 import warnings
 from typing import Any
 
-from polystep_rl.envs.cores import usable_cores
+from polystep_rl.machine import usable_cores
 
 _REACH_SECONDS = 5.0  # Ray itself takes minutes to find out that nobody listens at an address
 _current: Connection | None = None

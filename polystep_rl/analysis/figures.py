@@ -24,7 +24,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from matplotlib.transforms import Bbox
 
 from polystep_rl.analysis import stats
-from polystep_rl.analysis.page import common_grid, curve_points
+from polystep_rl.analysis.curves import common_grid, curve_points
 from polystep_rl.analysis.palette import ALGO_STYLES, algo_order, precision_order, style
 
 __all__ = ["ALGO_STYLES", "bars", "learning_curves", "profiles", "style"]

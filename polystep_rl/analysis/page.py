@@ -11,13 +11,14 @@ import base64
 import hashlib
 import html
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
 
+from polystep_rl.analysis.curves import curve_points
 from polystep_rl.analysis.palette import algo_order, marker_path, precision_order, style
+from polystep_rl.files import finite, plain
 
 FORMAT = "polystep_rl.results"
 Results = Mapping[str, Any]  # a results document, or one run of it
@@ -79,21 +80,8 @@ def embed(data: Any) -> str:
 
     ASCII only, so U+2028 and U+2029 are escaped as well; values that are not finite become null.
     """
-    text = json.dumps(_plain(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(finite(plain(data)), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: NumPy scalars and arrays as Python's, what is not finite as None, the unknown as text."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def _named(row: Results) -> dict[str, Any]:
@@ -107,25 +95,6 @@ def _run(row: Results) -> dict[str, Any]:
     """A run as the page wants it: its names as text, its curve as pairs of finite numbers in order."""
     curve = row.get("curve") if isinstance(row, Mapping) else None
     return {**_named(row), "curve": curve_points(curve)}
-
-
-def curve_points(curve: Any) -> dict[str, list[float]]:
-    """The points of a curve that have both numbers, in order of env steps; empty for a run without a curve.
-
-    Of several evaluations at the same env steps the last counts.
-    """
-    curve = curve if isinstance(curve, Mapping) else {}
-    pairs = zip(_plain(curve.get("env_steps")) or [], _plain(curve.get("return")) or [], strict=False)
-    points = {steps: value for steps, value in pairs if steps is not None and value is not None and steps >= 0}
-    return {"env_steps": sorted(points), "return": [points[steps] for steps in sorted(points)]}
-
-
-def common_grid(curves: Iterable[Mapping[str, list[float]]], limit: int = 200) -> list[float]:
-    """Env steps at which curves are compared: those of all their evaluations, or an even choice of that many."""
-    steps = sorted({step for curve in curves for step in curve["env_steps"]})
-    if len(steps) <= limit:
-        return steps
-    return [steps[index * (len(steps) - 1) // (limit - 1)] for index in range(limit)]
 
 
 def _facts(systems: Iterable[Results], runs: Iterable[Results]) -> list[tuple[str, str]]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from polystep_rl.analysis import stats
 from polystep_rl.analysis.palette import algo_order, precision_order
-from polystep_rl.records.folder import RunDir, finite, plain
+from polystep_rl.files import finite, plain
+from polystep_rl.records.folder import RunDir
 from polystep_rl.records.metrics import read_metrics
 
 FORMAT = "polystep_rl.results"

@@ -12,6 +12,9 @@ import os
 import signal
 import sys
 
+from polystep_rl.errors import USAGE
+from polystep_rl.runs.failures import failure
+
 COMMANDS = {
     "train": "train a policy",
     "compare": "train a grid of algorithms, environments, precisions and seeds at equal budgets; tables and figures",
@@ -23,11 +26,6 @@ COMMANDS = {
     "envs": "list environments, or check one of your own",
     "doctor": "show versions and devices, and run a self-test of a few seconds",
 }
-USAGE = 2
-
-
-class UsageError(ValueError):
-    """The command was called wrongly. One line with what was given and what is expected."""
 
 
 def usage() -> str:
@@ -96,29 +94,6 @@ def _run(name: str, args: list[str]) -> int:
         if said is None:
             raise
         return _fail(said, code)
-
-
-def failure(error: BaseException) -> tuple[str | None, int]:
-    """What a command says that ended with an exception, and its exit code; None for a bug, whose traceback is shown."""
-    if isinstance(error, UsageError):
-        return str(error), USAGE
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 130
-    if isinstance(error, OSError):
-        return f"{error.filename or 'output'}: {error.strerror or error}", 1
-    if isinstance(error, MemoryError):
-        return f"out of memory ({error}); use fewer candidates, episodes or hidden units", 1
-    return (str(error) if isinstance(error, Exception) and _expected(error) else None), 1
-
-
-def _expected(error: Exception) -> bool:
-    """Whether an error is one of ours, and one line, or XLA's for want of memory; any other is a bug to be seen."""
-    from jax.errors import JaxRuntimeError
-
-    from polystep_rl.rollout.host import SimulatorError
-    from polystep_rl.training.loop import TrainError
-
-    return isinstance(error, (ValueError, TrainError, SimulatorError, JaxRuntimeError))
 
 
 def _fail(text: str, code: int) -> int:

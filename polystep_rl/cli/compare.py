@@ -20,14 +20,14 @@ from rich.live import Live
 from rich.table import Table
 
 from polystep_rl.analysis import results
-from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
+from polystep_rl.errors import ConfigError, UsageError
+from polystep_rl.files import finite, write_atomic
 from polystep_rl.machine import system_info
-from polystep_rl.records.checkpoint import write_atomic
-from polystep_rl.records.folder import RunDir, RunDirError, finite
+from polystep_rl.records.folder import RunDir, RunDirError
 from polystep_rl.runs.jobs import Event, Job, run_jobs
 from polystep_rl.settings.grid import Cell, Grid, cells, load_grid, narrowed
-from polystep_rl.settings.run import ConfigError, completed, to_plain
+from polystep_rl.settings.run import completed, to_plain
 
 GRID = "grid.yaml"
 

@@ -7,7 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from polystep_rl.cli.options import parse_options
+from polystep_rl.cli.options import parse_options, print_json
+from polystep_rl.machine import setup_jax
+from polystep_rl.settings.presets import preset
+from polystep_rl.training.state import Observer, Row, Settings, initial_progress
 
 ENV_STEPS = 20_000  # enough for the probe several times over; compiling takes most of the time
 
@@ -28,20 +31,19 @@ def self_test(env_steps: int = ENV_STEPS) -> dict[str, Any]:
     """
     from polystep_rl.runs.judging import evaluate_on_test
     from polystep_rl.runs.parts import make_parts
-    from polystep_rl.settings import run as configs
     from polystep_rl.training import loop
 
     env_id = "probe/ContextualBandit-v0"
-    parts = make_parts(configs.preset(env_id, "binary"))
-    progress = loop.start(parts.strategy, parts.policy.init(parts.keys.policy), parts.keys.strategy)
+    parts = make_parts(preset(env_id, "binary"))
+    progress = initial_progress(parts.strategy, parts.policy.init(parts.keys.policy), parts.keys.strategy)
     rates: list[float] = []
 
-    class Rates(loop.Observer):
-        def generations(self, rows: list[loop.Row]) -> None:
+    class Rates(Observer):
+        def generations(self, rows: list[Row]) -> None:
             rates.append(rows[-1]["time/fps"])
 
     best = parts.env.best_return  # type: ignore[union-attr]
-    settings = loop.Settings(env_steps, eval_freq=1000, stop_reward=best - 1e-6)
+    settings = Settings(env_steps, eval_freq=1000, stop_reward=best - 1e-6)
     began = time.perf_counter()
     result = loop.train(
         parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys, progress, settings, Rates()
@@ -69,9 +71,8 @@ def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(DoctorArgs, "doctor", argv)
     from polystep_rl.machine import system_info
-    from polystep_rl.runs import parts as assemble
 
-    assemble.setup_jax()
+    setup_jax()
     report: dict[str, Any] = {
         **system_info(),
         "memory_gib": _gib("SC_PHYS_PAGES"),
@@ -80,7 +81,7 @@ def run(argv: list[str]) -> int:
     }
     ok = report["self_test"]["ok"]
     if args.json:
-        assemble.print_json(report)
+        print_json(report)
         return 0 if ok else 1
     for name, value in report.items():
         if isinstance(value, dict):

@@ -28,7 +28,7 @@ class EnvsArgs:
 
 def describe(env_id: str) -> dict[str, Any]:
     """The facts of one environment, for the table and for --json."""
-    from polystep_rl.runs.judging import make_env
+    from polystep_rl.runs.task import make_env
 
     spec = make_env(env_id).spec
     return {
@@ -43,9 +43,9 @@ def describe(env_id: str) -> dict[str, Any]:
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(EnvsArgs, "envs", argv)
+    from polystep_rl.cli.options import print_json
     from polystep_rl.envs import check_env, registered_ids
-    from polystep_rl.runs.judging import Task, make_env
-    from polystep_rl.runs.parts import print_json
+    from polystep_rl.runs.task import Task, make_env
 
     if args.check is not None:
         task = Task(args.check, args.simulator, args.env_kwarg, args.wrapper, args.max_episode_steps)

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from polystep_rl.cli import UsageError
-from polystep_rl.cli.options import parse_options
+from polystep_rl.cli.options import parse_options, print_json
+from polystep_rl.errors import UsageError
+from polystep_rl.machine import setup_jax
+from polystep_rl.runs.load import load_run
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,10 @@ def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(EvalArgs, "eval", argv)
     from polystep_rl.envs.robots.locomotion import G1, is_tracked
-    from polystep_rl.runs import parts as assemble
     from polystep_rl.runs.judging import check_test, evaluate_on_test
 
-    assemble.setup_jax()
-    loaded = assemble.load_run(args.run, args.which)
+    setup_jax()
+    loaded = load_run(args.run, args.which)
     seed = loaded.seed if args.seed is None else args.seed
     tracked = is_tracked(loaded.task.env)
     if args.figure is not None and not tracked:
@@ -55,7 +56,7 @@ def run(argv: list[str]) -> int:
     else:
         result = evaluate_on_test(loaded.env, loaded.policy, loaded.params, args.episodes, seed)
     if args.json:
-        assemble.print_json(result)
+        print_json(result)
     elif tracked:
         print(walking.described(f"{loaded.task.env} {loaded.policy.spec.precision}", result))
         if args.figure is not None:

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from polystep_rl.cli import UsageError
-from polystep_rl.cli.options import parse_options
+from polystep_rl.cli.options import parse_options, print_json
+from polystep_rl.deploy.trained import read
+from polystep_rl.errors import UsageError
+from polystep_rl.machine import setup_jax
 
 FORMATS = ("bundle", "c", "onnx", "qonnx", "web")
 
@@ -46,16 +48,15 @@ def run(argv: list[str]) -> int:
     args = parse_options(ExportArgs, "export", argv)
     from polystep_rl.deploy import write as deployment
     from polystep_rl.policies.export.c import check_name
-    from polystep_rl.runs import parts as assemble
 
-    assemble.setup_jax()
+    setup_jax()
     try:
         check_name(args.name)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
     if args.episodes < 1:
         raise UsageError(f"--episodes {args.episodes}: expected at least 1")
-    given = deployment.read(args.run, args.which, args.policy, args.env)
+    given = read(args.run, args.which, args.policy, args.env)
     folder = args.out or _default_folder(args.run, args.to)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder}: is a file; expected a folder")
@@ -72,7 +73,7 @@ def run(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise UsageError(f"--to {args.to} needs {error.name}: pip install 'polystep-rl[export]'") from None
     if args.json:
-        assemble.print_json(found)
+        print_json(found)
     else:
         print(f"{given.spec.precision} policy for {given.env_id or 'no known environment'} -> {folder}")
         for key, value in found.items():

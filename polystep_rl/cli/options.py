@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import tyro
 
-from polystep_rl.cli import UsageError
+from polystep_rl.errors import UsageError
+from polystep_rl.files import finite
 from polystep_rl.settings.checks import MAX_SEED
 
 T = TypeVar("T")
@@ -73,3 +76,9 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"{expected}, each of them once")
     return seeds
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object as the last line of standard output."""
+    sys.stdout.write(json.dumps(finite(value)) + "\n")
+    sys.stdout.flush()

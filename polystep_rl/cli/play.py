@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from polystep_rl.cli import UsageError
-from polystep_rl.cli.options import parse_options
+from polystep_rl.cli.options import parse_options, print_json
+from polystep_rl.errors import UsageError
+from polystep_rl.machine import setup_jax
+from polystep_rl.runs.load import load_run
+from polystep_rl.walking.pictures import write_film
 
 if TYPE_CHECKING:
-    from polystep_rl.runs.parts import LoadedRun
+    from polystep_rl.runs.load import LoadedRun
 
 
 @dataclass(frozen=True)
@@ -45,34 +48,9 @@ class PlayArgs:
     """Print one JSON object as the last line of standard output, and nothing else there."""
 
 
-def write_film(path: Path, frames: list[Any], seconds_per_frame: float, width: int) -> None:
-    """Write RGB frames (h, w, 3) uint8 as a GIF or MP4 of the given width. UsageError for another ending."""
-    from PIL import Image
-
-    if path.suffix.lower() not in (".gif", ".mp4"):
-        raise UsageError(f"--gif {path}: expected a name that ends in .gif or .mp4")
-    pictures = [Image.fromarray(frame) for frame in frames]
-    height = round(pictures[0].height * width / pictures[0].width / 2) * 2
-    pictures = [picture.resize((width // 2 * 2, height), Image.Resampling.LANCZOS) for picture in pictures]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".gif":
-        # GIF times are whole hundredths of a second, and most viewers slow down what is shorter than two of them.
-        duration = max(20, round(seconds_per_frame * 100) * 10)
-        first, *rest = [picture.quantize(64, dither=Image.Dither.NONE) for picture in pictures]
-        first.save(path, save_all=True, append_images=rest, duration=duration, loop=0, optimize=True)
-        return
-    try:
-        import imageio.v2 as imageio
-        import imageio_ffmpeg  # noqa: F401
-        import numpy as np
-    except ImportError:
-        raise ValueError("writing MP4 needs more packages: pip install 'polystep-rl[video]', or write a .gif") from None
-    imageio.mimwrite(path, [np.asarray(picture) for picture in pictures], fps=1 / seconds_per_frame)
-
-
 def play_episode(env: Any, act: Any, seed: int, every: int = 0) -> tuple[float, int, list[Any]]:
     """One episode: (return, length, frames); every = 0 renders nothing. SimulatorError where the environment raises."""
-    from polystep_rl.runs.judging import its_own_error
+    from polystep_rl.runs.task import its_own_error
 
     with its_own_error("reset"):
         obs, _ = env.reset(seed=seed)
@@ -108,11 +86,10 @@ def run(argv: list[str]) -> int:
     from polystep_rl.envs.host.single import make_single
     from polystep_rl.envs.host.spaces import flat_observations, policy_actions
     from polystep_rl.envs.robots.locomotion import is_tracked
-    from polystep_rl.runs import parts as assemble
-    from polystep_rl.runs.judging import keyword_arguments
+    from polystep_rl.runs.task import keyword_arguments
 
-    assemble.setup_jax()
-    loaded = assemble.load_run(args.run, args.which)
+    setup_jax()
+    loaded = load_run(args.run, args.which)
     task = loaded.task
     if is_tracked(task.env):
         return _play_walker(args, loaded)
@@ -150,7 +127,7 @@ def run(argv: list[str]) -> int:
         "file": str(args.gif) if args.gif else None,
     }
     if args.json:
-        assemble.print_json(report)
+        print_json(report)
     else:
         mean = sum(report["returns"]) / len(results)
         where = f", written to {args.gif}" if args.gif else ""
@@ -160,7 +137,6 @@ def run(argv: list[str]) -> int:
 
 def _play_walker(args: PlayArgs, loaded: LoadedRun) -> int:
     """A robot at fixed commands."""
-    from polystep_rl.runs import parts as assemble
     from polystep_rl.walking.demonstrate import show
     from polystep_rl.walking.judge import seconds_per_step
     from polystep_rl.walking.pictures import Look
@@ -170,7 +146,7 @@ def _play_walker(args: PlayArgs, loaded: LoadedRun) -> int:
     if args.gif:
         write_film(args.gif, frames, args.every * seconds_per_step(loaded), frames[0].shape[1])
     if args.json:
-        assemble.print_json({"env": loaded.task.env, "commands": report, "file": str(args.gif) if args.gif else None})
+        print_json({"env": loaded.task.env, "commands": report, "file": str(args.gif) if args.gif else None})
         return 0
     for name, found in report.items():
         print(

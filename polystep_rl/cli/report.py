@@ -13,9 +13,9 @@ import tyro
 
 from polystep_rl.analysis import results
 from polystep_rl.analysis.page import build_report
-from polystep_rl.cli import UsageError
 from polystep_rl.cli.options import parse_options
-from polystep_rl.records.checkpoint import write_atomic
+from polystep_rl.errors import UsageError
+from polystep_rl.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -12,46 +12,17 @@ from typing import Annotated
 
 import tyro
 
-from polystep_rl.cli import UsageError
-from polystep_rl.cli.options import parse_options, parse_seeds
+from polystep_rl.cli.options import parse_options, parse_seeds, print_json
+from polystep_rl.errors import ConfigError, UsageError
+from polystep_rl.machine import setup_jax
 from polystep_rl.runs import cluster
+from polystep_rl.runs.opening import Output
 from polystep_rl.settings.algorithms import GRADIENT
 from polystep_rl.settings.checks import check_ranges
-from polystep_rl.settings.run import ConfigError, TrainConfig, load_yaml, preset, to_plain, to_yaml
+from polystep_rl.settings.presets import preset
+from polystep_rl.settings.run import TrainConfig, load_yaml, to_plain, to_yaml
 
 BUDGETS = ("total_timesteps", "generations", "wall_seconds", "stop_reward", "stop_at_threshold")
-
-
-@dataclass(frozen=True)
-class Output:
-    """Where a run goes and what it prints."""
-
-    run_dir: Path | None = None
-    """This run's own folder; refused if it holds anything. By default a new one under --runs."""
-    runs: Path = Path("runs")
-    """Where new run folders are made."""
-    seeds: str | None = None
-    """Train these seeds, such as 0-9 or 0,3,7-9, each with a run folder of its own as --seed would write it: side by
-    side where they can be, or one after the other. Wall-clock times are then those of all."""
-    resume: Path | None = None
-    """Continue this run; only budgets may be given anew."""
-    track: bool = False
-    """Log to Weights & Biases, too."""
-    quiet: bool = False
-    """No progress line."""
-    json: bool = False
-    """Print one JSON object as the last line of standard output, and nothing else there."""
-    show_config: bool = False
-    """Print the resolved settings as YAML and stop."""
-    cores: int | None = None
-    """CPU cores to use; all by default."""
-    coordinator: str | None = None
-    """One run by several processes, here or on many machines, each given the same command: host:port where process 0
-    will listen, or auto under Slurm, Open MPI, Kubernetes or on TPUs. See docs/scale.md."""
-    num_processes: int | None = None
-    """With --coordinator: how many."""
-    process_id: int | None = None
-    """With --coordinator: which one this is, from 0; process 0 writes the run folder."""
 
 
 # The flags of Output are off by default. Whether one of the config is depends on the preset: both --x and --no-x exist.
@@ -137,15 +108,14 @@ def check_seeds(output: Output, seed: str) -> None:
 def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse(argv)
-    from polystep_rl.runs import parts as assemble
 
     if args.output.show_config:
         if args.output.json:
-            assemble.print_json(to_plain(args.config))
+            print_json(to_plain(args.config))
         else:
             print(to_yaml(args.config), end="")
         return 0
-    assemble.setup_jax(args.output.cores)
+    setup_jax(args.output.cores)
     with cluster.joined(args.output):
         if args.output.coordinator is not None:
             complete = args.output.resume is None or args.output.resume.is_dir()
@@ -155,9 +125,10 @@ def run(argv: list[str]) -> int:
 
 def _train(args: TrainArgs) -> int:
     """Train, and say how it ended; of several processes, the leader says it."""
+    from polystep_rl.cli.options import print_json
     from polystep_rl.processes import leads
-    from polystep_rl.runs.parts import print_json
-    from polystep_rl.runs.search import run_any, told
+    from polystep_rl.runs.any import run_any
+    from polystep_rl.runs.search import told
 
     stream = sys.stderr if args.output.json else sys.stdout
     if args.output.seeds is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from polystep_rl.deploy import write as deployment
+from polystep_rl.deploy.trained import Trained, interval, rolled
 from polystep_rl.policies.export import measure, native
 from polystep_rl.policies.export.bundle import Vectors
 from polystep_rl.policies.export.c import Source
@@ -23,7 +23,7 @@ COUNTED_ON = 256  # observations
 
 
 def report(
-    given: deployment.Trained,
+    given: Trained,
     folder: Path,
     name: str,
     made: Source,
@@ -44,19 +44,19 @@ def report(
 
 
 def _returns(
-    given: deployment.Trained, folder: Path, name: str, trained: Played, episodes: int, found: dict[str, Any]
+    given: Trained, folder: Path, name: str, trained: Played, episodes: int, found: dict[str, Any]
 ) -> list[str]:
     rows = [("trained policy, in JAX", trained.returns)]
     try:
         library = native.Library(folder, name, given.spec)
-        deployed = deployment.rolled(given, library.act, episodes, part=1).returns
+        deployed = rolled(given, library.act, episodes, part=1).returns
         rows.append(("deployed code, compiled C", deployed))
         found["return_deployed"] = f"{deployed.mean():.6g}"
     except native.NativeError as error:
         found["return_deployed"] = f"not measured: {error}"
     table = ["| | mean return | 95 % interval | episodes |", "|---|---|---|---|"]
     for label, returns in rows:
-        low, high = deployment.interval(returns)
+        low, high = interval(returns)
         table.append(f"| {label} | {returns.mean():.6g} | {low:.6g} to {high:.6g} | {len(returns)} |")
     if len(rows) == 1:
         table += ["", f"The deployed code: {found['return_deployed']}"]
@@ -123,7 +123,7 @@ def _instructions(folder: Path, name: str, spec: PolicySpec, vectors: Vectors, f
     return lines
 
 
-def _latency(given: deployment.Trained, folder: Path, name: str, vectors: Vectors, found: dict[str, Any]) -> list[str]:
+def _latency(given: Trained, folder: Path, name: str, vectors: Vectors, found: dict[str, Any]) -> list[str]:
     compilers = native.compilers()
     if not compilers:
         return ["Not measured: no C compiler."]

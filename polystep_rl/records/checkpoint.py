@@ -7,9 +7,7 @@ file is told from a good one before anything of it is used.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -21,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from polystep_rl.files import write_atomic
+
 PyTree = Any
 
 FORMAT = "polystep_rl.checkpoint"
@@ -31,43 +31,10 @@ _NATIVE = frozenset(
     "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64".split(),
 )
 _RESTORE_HINT = "use an older checkpoint or start a new run"
-_counter = itertools.count()
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be written or used. One line: the file, what is wrong, what to do."""
-
-
-# --- files -------------------------------------------------------------------------------------------------------
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace ``path`` by ``data`` so that a reader, or a crash at any moment, sees the old file or the whole new one.
-
-    Writes a temporary name in the same folder, syncs it, renames it, and syncs the folder. Raises ``OSError``.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_counter)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and removals in ``folder`` durable, where the operating system can sync a folder."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- leaves ------------------------------------------------------------------------------------------------------

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -25,10 +23,12 @@ from typing import Any
 
 import yaml
 
+from polystep_rl.files import finite, plain, safe_name, sync_folder, write_atomic
 from polystep_rl.machine import system_info
-from polystep_rl.records.checkpoint import CheckpointError, load_tree, read_meta, save_tree, sync_folder, write_atomic
+from polystep_rl.records.checkpoint import CheckpointError, load_tree, read_meta, save_tree
 from polystep_rl.records.lock import FolderInUse, FolderLock
 from polystep_rl.records.metrics import CsvLogger, Logger, LoggerError, TensorBoardLogger, Value, WandbLogger, to_python
+from polystep_rl.settings.run import _config_text, read_config
 
 PyTree = Any
 
@@ -38,54 +38,6 @@ KEEP = 2  # checkpoints
 
 class RunDirError(ValueError):
     """A run folder that cannot be created or used. One line saying which, why, and what to do."""
-
-
-def safe_name(text: str) -> str:
-    """``text`` as one part of a folder name: no slashes or odd characters, no ``__`` (which separates the parts)."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text)
-    return re.sub(r"_{2,}", "_", name).strip("-._")[:60] or "unnamed"
-
-
-def plain(value: Any) -> Any:
-    """``value`` in the types that YAML and JSON share: named tuples and dataclasses become mappings, arrays lists."""
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict())
-    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return str(value)
-
-
-def finite(value: Any) -> Any:
-    """A plain value with None for NaN and the infinities, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _config_text(config: Mapping[str, Any]) -> bytes:
-    """A configuration as ``read_config`` takes it, with YAML's mark at its end."""
-    return yaml.safe_dump(config, sort_keys=False, explicit_end=True).encode()
-
-
-def read_config(path: Path) -> Any:
-    """What a ``config.yaml`` holds. ValueError, YAMLError or RecursionError if that is damaged; OSError.
-
-    A text that was cut off is often YAML still, with fewer settings: the mark at the end tells.
-    """
-    text = path.read_text(encoding="utf-8")
-    if not text.rstrip().endswith("\n..."):
-        raise ValueError("it has no end")
-    return yaml.safe_load(text)
 
 
 class RunDir:

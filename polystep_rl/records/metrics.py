@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from polystep_rl.records.checkpoint import write_atomic
+from polystep_rl.files import write_atomic
 
 Value = float | int | str | None
 

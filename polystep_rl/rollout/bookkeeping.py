@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from polystep_rl.types import Moments, SimulatorError
+from polystep_rl.errors import SimulatorError
+from polystep_rl.types import Moments
 
 MAX_LOSSES = 5  # of one episode
 

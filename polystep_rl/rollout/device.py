@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,44 +12,14 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
+from polystep_rl.moments import merge_moments
 from polystep_rl.processes import joined_shares
 from polystep_rl.rollout.population import Episodes, RolloutConfig, rollout
-from polystep_rl.types import Array, Env, Evaluation, Evaluator, Key, Moments, Params, Policy, PyTree, Structured
+from polystep_rl.rollout.score import MAX_STEPS, Horizon, Penalty, check_episodes, outcome
+from polystep_rl.types import Array, Env, Evaluation, Evaluator, Key, Params, Policy, PyTree, Structured
 
 DEFAULT_MAX_BYTES = 256 * 2**20
 AXIS = "candidates"  # of the mesh of devices
-MAX_STEPS = 2**31 - 1  # of all episodes of all candidates, counted in int32
-
-
-def use_cores(cores: int) -> None:
-    """Let JAX see one CPU device for each of so many cores, so that a population is split over them.
-
-    Call it before anything runs on JAX (the command line does); afterwards it has no effect and says so by raising
-    RuntimeError. On a machine with a GPU the CPU devices are simply not the default ones.
-    """
-    jax.config.update("jax_num_cpu_devices", cores)
-    # The shards of a program run side by side with and without this (each has a thread of its own); asynchronous
-    # dispatch would only hand every program to another thread first.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-
-
-def finite_cost(returns: Array) -> tuple[Array, Array]:
-    """Cost of each candidate from its returns, and how many returns were not finite.
-
-    The cost is minus the mean return. A candidate with a NaN or infinite return gets the worst finite cost of this
-    generation, so that nothing downstream meets a non-finite number (0 where no candidate is finite).
-
-    Args:
-        returns: (n, r).
-
-    Returns:
-        cost (n,), count () int32.
-    """
-    bad_return = ~jnp.isfinite(returns)
-    cost = -returns.mean(axis=1)
-    bad = ~jnp.isfinite(cost)
-    worst = jnp.max(jnp.where(bad, -jnp.inf, cost))
-    return jnp.where(bad, jnp.where(jnp.isfinite(worst), worst, 0), cost), bad_return.sum(dtype=jnp.int32)
 
 
 class Layout(NamedTuple):
@@ -71,47 +41,6 @@ class _Portion(NamedTuple):
     real: Array  # (c,) bool
 
 
-class Horizon(NamedTuple):
-    """Where an episode is cut, where that is sooner than the environment's own limit."""
-
-    first: int | None = None  # steps; None: the environment's own
-    last: int | None = None  # at the end of the budget, in between geometrically; None: always `first`
-    metric: str | None = None  # cut the episode after a step in which this metric of the environment ...
-    least: float = 0.0  # ... is below this
-
-    @property
-    def grows(self) -> bool:
-        return self.last is not None
-
-    def at(self, share: Any, own: int) -> Any:
-        """() int, the limit once a share in [0, 1] of the budget is spent, where ``own`` is the environment's."""
-        first = min(self.first or own, own)
-        last = first if self.last is None else min(self.last, own)
-        if first == last:
-            return first
-        steps = first * (last / first) ** share
-        return steps.round().astype(np.int32) if hasattr(steps, "round") else round(steps)
-
-    def over(self, metrics: dict[str, Any]) -> Any:
-        """Whether a step's metrics end the episode, in their shape; False where they have no say."""
-        return False if self.metric is None else metrics[self.metric] < self.least
-
-
-class Penalty(NamedTuple):
-    """What the cost counts every step worse than its reward; the returns do not. Below 0 it pays for living."""
-
-    first: float = 0.0
-    last: float | None = None  # at the end of the budget, in between linearly; None: always `first`
-
-    @property
-    def grows(self) -> bool:
-        return self.last is not None
-
-    def at(self, share: Any) -> Any:
-        """The penalty once a share in [0, 1] of the budget is spent."""
-        return self.first if self.last is None else self.first + (self.last - self.first) * share
-
-
 class MadeOf(NamedTuple):
     """What a device evaluator was made of; the evaluator tells, as ``made_of``."""
 
@@ -122,12 +51,6 @@ class MadeOf(NamedTuple):
     collect_moments: bool
     penalty: Penalty
     horizon: Horizon
-
-
-def outcome(returns: Array, lengths: Array, penalty: Penalty, share: Array | float, moments: Moments) -> Evaluation:
-    """What returns and lengths (n, r) amount to."""
-    cost, nonfinite = finite_cost(returns if penalty == Penalty() else returns - penalty.at(share) * lengths)
-    return Evaluation(cost, returns, lengths, lengths.sum(), moments, nonfinite)
 
 
 def device_evaluator(
@@ -206,27 +129,9 @@ def device_evaluator(
     return evaluate
 
 
-def check_episodes(episodes: int, horizon: Horizon) -> None:
-    """ValueError for fewer than one episode or step."""
-    if episodes < 1:
-        raise ValueError(f"episodes={episodes}: expected at least 1 episode per candidate")
-    if min(x for x in (horizon.first, horizon.last, 1) if x is not None) < 1:
-        raise ValueError(f"{horizon}: expected at least 1 step")
-
-
 def evaluate_params(evaluate: Evaluator, key: Key, params: Params) -> Evaluation:
     """Evaluate one parameter set with an evaluator (leaves without a candidate axis): Evaluation with n = 1."""
     return evaluate(key, jax.tree.map(lambda x: x[None], params), lambda x: x)
-
-
-def merge_moments(parts: Moments) -> Moments:
-    """Merge moments along their leading axis (Chan, Golub and LeVeque 1979): leaves (k, ...) -> (...)."""
-    count = parts.weight.sum()
-    safe = jnp.maximum(count, 1)
-    weight = parts.weight[:, None]
-    mean = (weight * parts.mean).sum(0) / safe
-    m2 = (parts.m2 + weight * (parts.mean - mean) ** 2).sum(0)
-    return Moments(count, mean, m2)
 
 
 def _ready(policy: Policy, candidates: Params | Structured) -> tuple[Policy, PyTree]:

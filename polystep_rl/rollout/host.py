@@ -16,12 +16,13 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
+from polystep_rl.moments import merge
 from polystep_rl.processes import Share, everyone, joined_shares, processes, share_of
 from polystep_rl.rollout.bookkeeping import Ledger, SimulatorError
-from polystep_rl.rollout.device import DEFAULT_MAX_BYTES, Horizon, Penalty, check_episodes, chunk_size
+from polystep_rl.rollout.device import DEFAULT_MAX_BYTES, chunk_size
 from polystep_rl.rollout.host_policy import Forward, forward_of
 from polystep_rl.rollout.order import WIDTH, padded
-from polystep_rl.search.observing import merge
+from polystep_rl.rollout.score import Horizon, Penalty, check_episodes
 from polystep_rl.types import Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
 
 MAX_SEED = 2**31 - 1

@@ -23,10 +23,11 @@ from typing import Any
 import jax
 import yaml
 
-from polystep_rl.cli import UsageError, failure
-from polystep_rl.settings.run import TrainConfig, from_plain, to_plain
-from polystep_rl.settings.algorithms import GRADIENT
+from polystep_rl.errors import UsageError
 from polystep_rl.machine import package_versions
+from polystep_rl.runs.failures import failure
+from polystep_rl.settings.algorithms import GRADIENT
+from polystep_rl.settings.run import TrainConfig, from_plain, to_plain
 
 JOIN_SECONDS = 300  # for all processes to come together
 GONE_SECONDS = 20  # without a sign of life, after which a process counts as gone

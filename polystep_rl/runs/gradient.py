@@ -15,22 +15,24 @@ from gymnasium import spaces
 from rich.console import Console
 
 from polystep_rl.baselines.arithmetic import Static
-from polystep_rl.cli import UsageError
-from polystep_rl.runs.parts import make_scaled_policy, prior_moments
-from polystep_rl.runs.start import initial
-from polystep_rl.runs.observer import interruptible
-from polystep_rl.runs.search import new_run, with_threshold
-from polystep_rl.runs.judging import Task, centre_function, close, evaluate_on_test, its_own_error, keyword_arguments, make_env, simulator_facts, summarise
-from polystep_rl.settings.run import TrainConfig
 from polystep_rl.envs.host.single import is_known, make_single
 from polystep_rl.envs.host.spaces import flat_observations, policy_actions
+from polystep_rl.errors import UsageError
+from polystep_rl.moments import RunningScales
 from polystep_rl.policies import frozen, mlp_policy, precision, save_policy
 from polystep_rl.policies.io import BEST_POLICY, POLICY
 from polystep_rl.policies.quantise.post_training import quantise as fit
-from polystep_rl.settings.checks import check_ranges
 from polystep_rl.records.folder import RunDir
-from polystep_rl.search.observing import INPUT, RunningScales
-from polystep_rl.training.loop import EVAL_COLUMNS, streams
+from polystep_rl.runs.judging import centre_function, close, evaluate_on_test, simulator_facts, summarise
+from polystep_rl.runs.observer import interruptible
+from polystep_rl.runs.opening import new_run, with_threshold
+from polystep_rl.runs.parts import make_scaled_policy, prior_moments
+from polystep_rl.runs.start import initial
+from polystep_rl.runs.task import Task, its_own_error, keyword_arguments, make_env
+from polystep_rl.search.observing import INPUT
+from polystep_rl.settings.checks import check_ranges
+from polystep_rl.settings.run import TrainConfig
+from polystep_rl.training.state import EVAL_COLUMNS, streams
 from polystep_rl.types import Env, HostEnv, Params, Policy, PolicySpec
 
 if TYPE_CHECKING:

@@ -129,7 +129,7 @@ def run_jobs(jobs: Sequence[Job], workers: int | None, log_path: Path, hear: Cal
         hear: is told of every event, in the caller's thread, and with None about four times a second in between.
             Whatever it raises ends the workers at once.
     """
-    from polystep_rl.envs.cores import usable_cores
+    from polystep_rl.machine import usable_cores
 
     cores = usable_cores()
     waiting, events = deque(jobs), queue.Queue[Event | None]()

@@ -2,101 +2,22 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import functools
-import os
-import sys
-import traceback
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Hashable
+from typing import Any, cast
 
 import jax
 import numpy as np
 
-from polystep_rl.cli import UsageError
-from polystep_rl.settings.run import TrainConfig
+from polystep_rl.errors import UsageError
 from polystep_rl.processes import jitted
-from polystep_rl.envs import make_any
-from polystep_rl.rollout.device import Horizon, Penalty, device_evaluator, evaluate_params
-from polystep_rl.rollout.host import SimulatorError, host_evaluator
+from polystep_rl.rollout.device import device_evaluator, evaluate_params
+from polystep_rl.rollout.host import host_evaluator
+from polystep_rl.rollout.score import Horizon, Penalty
+from polystep_rl.runs.task import on_host
 from polystep_rl.settings.checks import MAX_SEED
-from polystep_rl.training.loop import streams
+from polystep_rl.training.state import streams
 from polystep_rl.types import Env, Evaluation, Evaluator, HostEnv, Key, Params, Policy
-
-_WORDS = {"true": True, "false": False, "none": None}
-CALIBRATION_SEED = 0  # input scales belong to the environment, not to a run: all seeds then share one compiled program
-
-
-@contextlib.contextmanager
-def its_own_error(where: str) -> Iterator[None]:
-    """What an environment raises, or ends the program with, becomes a SimulatorError of one line."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        from polystep_rl.envs.host.single import described
-
-        raise SimulatorError(f"the environment failed in {where}: {described(error)[:1000]}") from error
-
-
-class Task(NamedTuple):
-    """What makes an environment: the part of the settings that says so."""
-
-    env: str
-    simulator: str = "auto"
-    env_kwarg: tuple[str, ...] = ()
-    wrapper: tuple[str, ...] = ()
-    max_episode_steps: int | None = None
-    crn: bool = True
-
-    @classmethod
-    def of(cls, settings: TrainConfig | Mapping[str, Any]) -> Task:
-        """The task in a configuration, or in what a policy file says about itself (whose lists become tuples)."""
-        plain = settings if isinstance(settings, Mapping) else vars(settings)
-        found: dict[str, Any] = {name: plain[name] for name in cls._fields if name in plain}
-        found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-        return cls(**found)
-
-
-def keyword_arguments(given: tuple[str, ...]) -> dict[str, Any]:
-    """``("push_enable=False", "scale=0.5")`` as values; true, false and none in any case, other words are text."""
-    found: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise UsageError(f"--env-kwarg {text}: expected name=value, such as reset_noise_scale=0.1")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[name] = _WORDS.get(value.lower(), value)
-    return found
-
-
-def make_env(task: Task | str, workers: str = "auto") -> Env | HostEnv:
-    """The environment of a task, or of an id. UsageError, in one line, if there is none."""
-    task = Task(task) if isinstance(task, str) else task
-    if ":" in task.env and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # module:ClassName: as `python -m` would find it
-    arguments = keyword_arguments(task.env_kwarg)
-    try:
-        return make_any(task.env, task.simulator, arguments, task.wrapper, task.max_episode_steps, workers, task.crn)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    except Exception as error:  # of a user's own module
-        raise UsageError(f"{task.env}: {type(error).__name__}: {error} ({_where(error)})") from error
-
-
-def _where(error: BaseException) -> str:
-    """The last line of code that an exception went through."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.filename}, line {frame.lineno}"
-
-
-def on_host(env: Env | HostEnv) -> bool:
-    """Whether an environment is stepped on the host."""
-    return hasattr(env, "lanes")
 
 
 def stream_seed(key: Key) -> int:

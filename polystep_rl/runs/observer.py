@@ -13,19 +13,21 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from polystep_rl.training import loop
-from polystep_rl.runs.parts import Parts
-from polystep_rl.runs.judging import Task, simulator_facts
-from polystep_rl.settings.run import TrainConfig
-from polystep_rl.processes import same_everywhere
 from polystep_rl.policies import frozen, save_policy
 from polystep_rl.policies.io import BEST_POLICY, POLICY
+from polystep_rl.processes import same_everywhere
 from polystep_rl.records.folder import RunDir
+from polystep_rl.runs.judging import simulator_facts
+from polystep_rl.runs.parts import Parts
+from polystep_rl.runs.task import Task
+from polystep_rl.settings.run import TrainConfig
+from polystep_rl.training.state import Observer, Progress, Row, TrainError
+from polystep_rl.types import Params
 
 LINE_SECONDS = 0.5  # between two updates of the progress line
 
 
-class Watcher(loop.Observer):
+class Watcher(Observer):
     """What every process of a run has: it can be interrupted, and knows which policy is deployed. It writes nothing."""
 
     run: RunDir | None = None
@@ -39,19 +41,19 @@ class Watcher(loop.Observer):
         """Seconds spent on this run, by all processes that worked on it one after another."""
         return self.wall_before + time.perf_counter() - self.began
 
-    def last_and_best(self, progress: loop.Progress) -> tuple[loop.Params, loop.Params]:
+    def last_and_best(self, progress: Progress) -> tuple[Params, Params]:
         """The centre where it is, and where it was best."""
         last = jax.device_get(self.parts.strategy.params(progress.state))
         return last, progress.best_params if np.isfinite(progress.best_return) else last  # nothing was evaluated yet
 
-    def checkpoint(self, progress: loop.Progress) -> None:
+    def checkpoint(self, progress: Progress) -> None:
         if not same_everywhere(progress.state):
-            raise loop.TrainError(
+            raise TrainError(
                 f"generation {progress.generation}: the processes have come to different states of the search; "
                 "give them machines of one kind, with the same software"
             )
 
-    def finish(self, progress: loop.Progress) -> loop.Params:
+    def finish(self, progress: Progress) -> Params:
         """What the settings deploy."""
         last, best = self.last_and_best(progress)
         return best if self.config.deploy == "best" else last
@@ -84,7 +86,7 @@ class RunObserver(Watcher):
         self._warm: tuple[float, int] | None = None
         self._warm_eval = False
 
-    def generations(self, rows: list[loop.Row]) -> None:
+    def generations(self, rows: list[Row]) -> None:
         for row in rows:
             values = {name: value for name, value in row.items() if name not in ("generation", "env_steps")}
             self.run.log(row["generation"], row["env_steps"], {**values, "time/seconds": self.wall_seconds})
@@ -98,7 +100,7 @@ class RunObserver(Watcher):
             self._shown = now
             self.console.print(self._line(rows[-1]))
 
-    def _line(self, row: loop.Row) -> str:
+    def _line(self, row: Row) -> str:
         steps, total = row["env_steps"], self.config.total_timesteps
         evaluated = "-" if self._last_eval is None else f"{self._last_eval:.1f}"
         parts = [
@@ -122,16 +124,16 @@ class RunObserver(Watcher):
         seconds = (time.perf_counter() - since) / (steps - done) * max(total - steps, 0)
         return str(timedelta(seconds=round(seconds)))
 
-    def checkpoint(self, progress: loop.Progress) -> None:
+    def checkpoint(self, progress: Progress) -> None:
         super().checkpoint(progress)
         self.run.save_checkpoint(progress, int(progress.generation), {"wall_seconds": self.wall_seconds})
         self._save(BEST_POLICY, progress.best_params, progress, best_return(progress))
 
-    def _save(self, name: str, params: loop.Params, progress: loop.Progress, value: float | None) -> None:
+    def _save(self, name: str, params: Params, progress: Progress, value: float | None) -> None:
         spec, params = frozen(self.parts.policy.spec, params)
         save_policy(self.run.path / name, spec, params, {**self._meta(progress), "eval_return": value})
 
-    def finish(self, progress: loop.Progress) -> loop.Params:
+    def finish(self, progress: Progress) -> Params:
         """Write a checkpoint and both policies, the last and the best; returns the one that the settings deploy."""
         last, best = self.last_and_best(progress)
         if progress.generation > 0:
@@ -140,7 +142,7 @@ class RunObserver(Watcher):
         self._save(BEST_POLICY, best, progress, best_return(progress))
         return super().finish(progress)
 
-    def _meta(self, progress: loop.Progress) -> dict[str, Any]:
+    def _meta(self, progress: Progress) -> dict[str, Any]:
         return {
             **Task.of(self.config)._asdict(),
             **simulator_facts(self.parts.env),
@@ -150,7 +152,7 @@ class RunObserver(Watcher):
         }
 
 
-def best_return(progress: loop.Progress) -> float | None:
+def best_return(progress: Progress) -> float | None:
     """Return of the best evaluation so far; None before the first one."""
     return float(progress.best_return) if np.isfinite(progress.best_return) else None
 

@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import difflib
 import functools
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
 
-from polystep_rl.runs.strategy import build_strategy
-from polystep_rl.cli import UsageError
-from polystep_rl.rollout.stages import Stages, training_envs
-from polystep_rl.runs.start import Initial, initial
-from polystep_rl.runs.judging import CALIBRATION_SEED, Task, make_env, make_evaluator, on_host
-from polystep_rl.settings.run import TrainConfig, load_yaml
-from polystep_rl.envs.cores import limit_cores, usable_cores
 from polystep_rl.envs.robots.locomotion import gait_sides
-from polystep_rl.rollout.device import Horizon, Penalty, use_cores
-from polystep_rl.rollout.host import HostEvaluator
-from polystep_rl.rollout.calibration import observation_scale, random_action_moments
+from polystep_rl.errors import UsageError
 from polystep_rl.policies import make_policy, mlp_policy
-from polystep_rl.policies.io import POLICY, SavedPolicy, find_policy, load_policy
+from polystep_rl.rollout.calibration import observation_scale, random_action_moments
+from polystep_rl.rollout.host import HostEvaluator
+from polystep_rl.rollout.score import Horizon, Penalty
+from polystep_rl.rollout.stages import Stages
+from polystep_rl.runs.judging import make_evaluator
+from polystep_rl.runs.start import Initial, initial
+from polystep_rl.runs.strategy import episodes_per_candidate, make_algorithm
+from polystep_rl.runs.task import CALIBRATION_SEED, Task, make_env, on_host, training_envs
+from polystep_rl.search.observing import observing
 from polystep_rl.search.racing import racing
 from polystep_rl.settings.checks import check_ranges, train_end
-from polystep_rl.records.folder import finite
-from polystep_rl.settings.algorithms import SETTINGS, EvolutionConfig, SearchConfig
-from polystep_rl.search.observing import observing
-from polystep_rl.training.loop import Streams, streams
+from polystep_rl.settings.run import TrainConfig
+from polystep_rl.training.state import Streams, streams
 from polystep_rl.types import Env, Evaluator, HostEnv, Moments, Params, Policy, Strategy
-from polystep_rl.search.wrappers import averaged, transformed, within
-
-CACHE_VARIABLE = "POLYSTEP_RL_CACHE"  # a folder, or "off"
-
-
-def setup_jax(cores: int | None = None) -> None:
-    """One CPU device per core (default: all that this process may use), no more threads and workers of simulators than
-    that, and a compilation cache of the user's."""
-    limit_cores(cores)
-    with contextlib.suppress(RuntimeError):  # JAX runs already, in a program that calls `main`: its devices stay
-        use_cores(cores or len(usable_cores()))
-    folder = os.environ.get(CACHE_VARIABLE) or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "polystep-rl", "jax"
-    )
-    if folder != "off":
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 class Parts(NamedTuple):
@@ -159,71 +132,3 @@ def make_scaled_policy(env: Env | HostEnv, config: TrainConfig) -> Policy:
     mode = "episodes" if config.observation_scale == "running" else config.observation_scale
     offset, scale = observation_scale(env, calibration, mode, config.observation_unit)
     return build(offset, scale)
-
-
-def make_algorithm(config: TrainConfig) -> Strategy:
-    """The population search that a configuration names. UsageError or ValueError where there is none such."""
-    if isinstance(config.search, SearchConfig):
-        return build_strategy(config.search)
-    try:
-        from polystep_rl.baselines.evosax_es import REFUSED, class_names
-        from polystep_rl.baselines.registry import make_strategy, shift
-
-        if config.algo not in SETTINGS and config.algo not in REFUSED:
-            known = [*SETTINGS, *class_names()]
-            if config.algo not in known:
-                close = difflib.get_close_matches(config.algo, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(SETTINGS)}"
-                raise UsageError(f"unknown algorithm {config.algo!r}: {hint} (or the class name of one of evosax's)")
-        strategy = make_strategy(config.algo, dataclasses.asdict(config.search))
-        if isinstance(config.search, EvolutionConfig) and config.search.weight_limit is not None:
-            strategy = transformed(strategy, shift, within(config.search.weight_limit))
-        averaging = getattr(config.search, "averaging")  # noqa: B009
-        return averaged(strategy, averaging) if averaging > 0 else strategy
-    except ModuleNotFoundError as error:
-        raise UsageError(f"--algo {config.algo} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
-
-
-def episodes_per_candidate(config: TrainConfig) -> int:
-    """Episodes that a population search gives to each candidate."""
-    return getattr(config.search, "episodes")  # noqa: B009
-
-
-class LoadedRun(NamedTuple):
-    """A policy from a run folder, or from a policy file of its own."""
-
-    path: Path
-    task: Task
-    env: Env | HostEnv
-    policy: Policy
-    params: Params
-    seed: int
-    meta: dict[str, Any]
-
-
-def load_run(path: Path, which: str | None = None) -> LoadedRun:
-    """Load the best or the last policy of a run folder (default: the one it deploys), or a policy file's pair.
-
-    Raises:
-        UsageError: nothing of that name.
-        ValueError: damaged or foreign files.
-    """
-    bundle = (path / f"{POLICY}.json").exists() and not (path / "config.yaml").exists()
-    try:
-        path, folder = find_policy(path, which), path
-    except ValueError as error:
-        if path.is_dir():
-            load_yaml(path / "config.yaml")  # says so where it is no run at all
-        raise UsageError(str(error)) from None
-    seed = load_yaml(folder / "config.yaml").seed if folder.is_dir() and not bundle else 0
-    saved: SavedPolicy = load_policy(path)
-    if not isinstance(saved.meta.get("env"), str):
-        raise ValueError(f"{path}: does not say for which environment it is")
-    task = Task.of(saved.meta)
-    return LoadedRun(path, task, make_env(task), mlp_policy(saved.spec), saved.params, seed, saved.meta)
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object as the last line of standard output."""
-    sys.stdout.write(json.dumps(finite(value)) + "\n")
-    sys.stdout.flush()

@@ -12,38 +12,29 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from polystep_rl.training import loop
-from polystep_rl.records.checkpoint import load_tree, save_tree
-from polystep_rl.cli import UsageError
-from polystep_rl.runs.parts import Parts, episodes_per_candidate, make_parts
-from polystep_rl.runs.start import FILE as INIT_FILE
-from polystep_rl.runs.observer import RunObserver, Watcher, best_return, interruptible
-from polystep_rl.runs.judging import Task, close, evaluate_on_test, simulator_facts
-from polystep_rl.settings.run import TrainConfig, to_plain
-from polystep_rl.processes import everyone, from_leader, leads, processes, same_everywhere
+from polystep_rl.errors import UsageError
 from polystep_rl.policies import load_policy, mlp_policy, save_policy
-from polystep_rl.training.programs import programs
+from polystep_rl.processes import everyone, from_leader, leads, processes, same_everywhere
+from polystep_rl.records.checkpoint import load_tree, save_tree
 from polystep_rl.records.folder import RunDir
-from polystep_rl.settings.algorithms import GRADIENT
-from polystep_rl.types import Env, HostEnv
+from polystep_rl.runs.judging import close, evaluate_on_test, simulator_facts
+from polystep_rl.runs.observer import RunObserver, Watcher, best_return, interruptible
+from polystep_rl.runs.opening import new_run, with_threshold
+from polystep_rl.runs.parts import Parts, make_parts
+from polystep_rl.runs.start import FILE as INIT_FILE
+from polystep_rl.runs.strategy import episodes_per_candidate
+from polystep_rl.runs.task import Task
+from polystep_rl.settings.run import TrainConfig, to_plain
+from polystep_rl.training import loop
+from polystep_rl.training.programs import programs
+from polystep_rl.training.state import Progress, Result, Settings, initial_progress
 
 
-def with_threshold(config: TrainConfig, env: Env | HostEnv) -> TrainConfig:
-    """The configuration with `stop_at_threshold` turned into a stop reward."""
-    if not config.stop_at_threshold:
-        return config
-    threshold = env.spec.reward_threshold
-    if threshold is None:
-        raise UsageError(f"--stop-at-threshold: {config.env} has no reward threshold; give --stop-reward")
-    stop = threshold if config.stop_reward is None else min(config.stop_reward, threshold)
-    return dataclasses.replace(config, stop_reward=stop)
-
-
-def settings_of(config: TrainConfig, parts: Parts) -> loop.Settings:
+def settings_of(config: TrainConfig, parts: Parts) -> Settings:
     stop_reward = with_threshold(config, parts.env).stop_reward
     if config.total_timesteps is None and config.generations is None and config.wall_seconds is None:
         raise UsageError("no budget: give --total-timesteps, --generations or --wall-seconds")
-    return loop.Settings(
+    return Settings(
         config.total_timesteps,
         config.generations,
         config.wall_seconds,
@@ -52,22 +43,7 @@ def settings_of(config: TrainConfig, parts: Parts) -> loop.Settings:
     )
 
 
-def new_run(config: TrainConfig, output: Any) -> RunDir:
-    """A new run folder, open for writing."""
-    run = RunDir.create(
-        env=config.env,
-        algo=config.algo,
-        policy=config.policy,
-        seed=config.seed,
-        config=to_plain(config),
-        root=output.runs,
-        run_dir=output.run_dir,
-    )
-    run.start(track=output.track)
-    return run
-
-
-def _open(config: TrainConfig, output: Any, progress: loop.Progress) -> tuple[RunDir, loop.Progress, float]:
+def _open(config: TrainConfig, output: Any, progress: Progress) -> tuple[RunDir, Progress, float]:
     """A new run folder, or the one that is resumed with its progress."""
     if output.resume is None:
         return new_run(config, output), progress, 0.0
@@ -84,9 +60,7 @@ def _open(config: TrainConfig, output: Any, progress: loop.Progress) -> tuple[Ru
     return run, progress, wall
 
 
-def _open_together(
-    config: TrainConfig, output: Any, progress: loop.Progress
-) -> tuple[RunDir | None, loop.Progress, float]:
+def _open_together(config: TrainConfig, output: Any, progress: Progress) -> tuple[RunDir | None, Progress, float]:
     """`_open` by the leader; the others have no folder, and hear from it where the run stands."""
     run, wall = None, 0.0
     if leads():
@@ -104,15 +78,6 @@ def _open_together(
     return run, progress, wall
 
 
-def run_any(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
-    """Train with whatever algorithm the settings name; returns the summary."""
-    if config.algo in GRADIENT:
-        from polystep_rl.runs.gradient import run_gradient
-
-        return run_gradient(config, output, stream, install_handler)
-    return run_training(config, output, stream, install_handler)
-
-
 def _saved_start(config: TrainConfig, output: Any) -> TrainConfig:
     """With --resume, the settings with the start that the run has saved: it may have been quantised, or moved since."""
     saved = None if output.resume is None else Path(output.resume) / f"{INIT_FILE}.json"
@@ -122,8 +87,8 @@ def _saved_start(config: TrainConfig, output: Any) -> TrainConfig:
 
 
 def judge_start(
-    run: RunDir | None, parts: Parts, config: TrainConfig, progress: loop.Progress
-) -> tuple[loop.Progress, dict[str, Any]]:
+    run: RunDir | None, parts: Parts, config: TrainConfig, progress: Progress
+) -> tuple[Progress, dict[str, Any]]:
     """Evaluate the policy that the search starts at, before and after quantisation, and keep it: while nothing does
     better, it is the best. Returns the progress and the `init` object of the summary."""
     assert parts.initial is not None
@@ -154,7 +119,7 @@ def judge_start(
     return progress, {"init": report}
 
 
-def summarised(observer: Watcher, result: loop.Result, evaluation: dict[str, Any]) -> dict[str, Any]:
+def summarised(observer: Watcher, result: Result, evaluation: dict[str, Any]) -> dict[str, Any]:
     """What `--json` prints of a run and `summary.json` holds."""
     progress, parts = result.progress, observer.parts
     return {
@@ -197,7 +162,7 @@ def run_training(config: TrainConfig, output: Any, stream: TextIO, install_handl
             f"the processes have made different policies for {config.env}: give them machines of one kind, with the "
             "same software, and fix the input scales (--observation-scale bounds or none) where episodes are not seeded"
         )
-    progress = loop.start(parts.strategy, parts.start, parts.keys.strategy)
+    progress = initial_progress(parts.strategy, parts.start, parts.keys.strategy)
     run, progress, wall_before = _open_together(config, output, progress)
     if run is None:
         observer = Watcher(parts, config, wall_before)

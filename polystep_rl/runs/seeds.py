@@ -10,19 +10,22 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from polystep_rl.training import loop
-from polystep_rl.runs.parts import Parts, make_parts, print_json
-from polystep_rl.runs.observer import RunObserver, interruptible
-from polystep_rl.runs.search import judge_start, new_run, run_any, settings_of, summarised, told
-from polystep_rl.runs.judging import close, evaluate_on_test
-from polystep_rl.settings.run import TrainConfig
+from polystep_rl.cli.options import print_json
 from polystep_rl.records.folder import RunDir
+from polystep_rl.runs.any import run_any
+from polystep_rl.runs.judging import close, evaluate_on_test
+from polystep_rl.runs.observer import RunObserver, interruptible
+from polystep_rl.runs.opening import new_run
+from polystep_rl.runs.parts import Parts, make_parts
+from polystep_rl.runs.search import judge_start, settings_of, summarised, told
 from polystep_rl.settings.algorithms import GRADIENT
+from polystep_rl.settings.run import TrainConfig
 from polystep_rl.training.seeds import Seed, seeds_at_once, train_seeds
+from polystep_rl.training.state import Progress, Result, Row, TrainError, initial_progress
 
 MOST = 64  # seeds side by side: each has files open
 
-Report = Callable[[TrainConfig, dict[str, Any] | loop.TrainError], None]
+Report = Callable[[TrainConfig, dict[str, Any] | TrainError], None]
 
 
 class Group:
@@ -44,7 +47,7 @@ class SeedObserver(RunObserver):
     stop = property(lambda self: self.group.stop, lambda self, value: setattr(self.group, "stop", value))
     _shown = property(lambda self: self.group.shown, lambda self, value: setattr(self.group, "shown", value))
 
-    def _line(self, row: loop.Row) -> str:
+    def _line(self, row: Row) -> str:
         return f"seed {self.config.seed:>3}  {super()._line(row)}"
 
 
@@ -53,8 +56,8 @@ def run_seeds(config: TrainConfig, output: Any, seeds: list[int], stream: TextIO
     ended: dict[int, dict[str, Any]] = {}
     failed: dict[int, str] = {}
 
-    def report(own: TrainConfig, found: dict[str, Any] | loop.TrainError) -> None:
-        if isinstance(found, loop.TrainError):
+    def report(own: TrainConfig, found: dict[str, Any] | TrainError) -> None:
+        if isinstance(found, TrainError):
             failed[own.seed] = str(found)
             return
         ended[own.seed] = found
@@ -99,7 +102,7 @@ def _conclude(ended: dict[int, dict[str, Any]], failed: dict[int, str], output: 
     elif returns and not output.quiet:
         print(f"{len(returns)} seeds: mean return {np.mean(returns):.2f}, worst {min(returns):.2f}", file=stream)
     if failed:
-        raise loop.TrainError("; ".join(f"seed {seed}: {error}" for seed, error in failed.items()))
+        raise TrainError("; ".join(f"seed {seed}: {error}" for seed, error in failed.items()))
 
 
 def _at_once(config: TrainConfig) -> tuple[int, str]:
@@ -108,7 +111,7 @@ def _at_once(config: TrainConfig) -> tuple[int, str]:
         return 1, f"{config.algo} is no population search"
     parts = make_parts(config)
     try:
-        state = loop.start(parts.strategy, parts.start, parts.keys.strategy).state
+        state = initial_progress(parts.strategy, parts.start, parts.keys.strategy).state
         found, why = seeds_at_once(parts.strategy, parts.evaluate, parts.evaluate_centre, state)
         return min(MOST, found), why
     finally:
@@ -119,7 +122,7 @@ def _one_by_one(runs: list[TrainConfig], output: Any, stream: TextIO, install_ha
     for config in runs:
         try:
             summary = run_any(config, output, stream, install_handler)
-        except loop.TrainError as error:
+        except TrainError as error:
             report(config, error)
             continue
         report(config, summary)
@@ -142,7 +145,7 @@ def _together(
         found = train_seeds(parts.strategy, parts.evaluate, parts.evaluate_centre, seeds, settings, places)
         for index, result in found:
             config = started[index].observer.config
-            if isinstance(result, loop.TrainError):
+            if isinstance(result, TrainError):
                 report(config, result)
             else:
                 report(config, _finish(started[index], result))
@@ -154,7 +157,7 @@ class _Started:
     """A seed before its first generation."""
 
     observer: SeedObserver
-    progress: loop.Progress
+    progress: Progress
     given: dict[str, Any]  # what the summary says of the policy that the search starts at
 
 
@@ -163,7 +166,7 @@ def _start(config: TrainConfig, group: Group, output: Any, stream: TextIO, stack
     settings_of(config, parts)  # says what is wrong before there is a folder
     if parts.initial is not None:
         config = dataclasses.replace(config, hidden=parts.policy.spec.hidden)
-    progress = loop.start(parts.strategy, parts.start, parts.keys.strategy)
+    progress = initial_progress(parts.strategy, parts.start, parts.keys.strategy)
     given: dict[str, Any] = {}
     run = new_run(config, output)
     stack.callback(run.close)
@@ -173,7 +176,7 @@ def _start(config: TrainConfig, group: Group, output: Any, stream: TextIO, stack
     return _Started(observer, progress, given)
 
 
-def _finish(started: _Started, result: loop.Result) -> dict[str, Any]:
+def _finish(started: _Started, result: Result) -> dict[str, Any]:
     """Write what a seed has found; returns its summary."""
     observer = started.observer
     config, parts = observer.config, observer.parts

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from polystep_rl.cli import UsageError
-from polystep_rl.runs.judging import CALIBRATION_SEED
-from polystep_rl.settings.run import TrainConfig
-from polystep_rl.observations import observations
+from polystep_rl.errors import UsageError
 from polystep_rl.policies import frozen, load_policy, make_policy, mlp_policy, quantise
 from polystep_rl.policies.convert import ForeignMLP, from_foreign, load_foreign
 from polystep_rl.policies.io import FORMAT, find_policy
+from polystep_rl.rollout.calibration import observations
+from polystep_rl.runs.task import CALIBRATION_SEED
 from polystep_rl.settings.algorithms import GRADIENT
+from polystep_rl.settings.run import TrainConfig
 from polystep_rl.types import Env, HostEnv, Params, PolicySpec
 
 FILE = "init_policy"  # in the run folder: where the search started, after quantisation

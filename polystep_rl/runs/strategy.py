@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+
 import optax
 
+from polystep_rl.errors import ConfigError, UsageError
 from polystep_rl.search import polystep as ps
 from polystep_rl.search import polytope, schedules, shaping, subspace, transport
-from polystep_rl.amortise import amortise
-from polystep_rl.settings.run import ConfigError
+from polystep_rl.search.wrappers import amortise, averaged, transformed, within
+from polystep_rl.settings.algorithms import SETTINGS, EvolutionConfig, SearchConfig
 from polystep_rl.settings.checks import check_ranges
-from polystep_rl.settings.algorithms import SearchConfig
+from polystep_rl.settings.run import TrainConfig
 from polystep_rl.types import Strategy
-from polystep_rl.search.wrappers import averaged, transformed, within
 
 MAX_NUMBERS = 2**24  # coordinates of one particle's candidates; more is a slip of the finger
 
@@ -92,3 +95,31 @@ def build_strategy(search: SearchConfig) -> Strategy:
     elif transformations:
         strategy = transformed(strategy, ps.shift, optax.chain(*transformations))
     return averaged(strategy, search.averaging) if search.averaging > 0 else strategy
+
+
+def make_algorithm(config: TrainConfig) -> Strategy:
+    """The population search that a configuration names. UsageError or ValueError where there is none such."""
+    if isinstance(config.search, SearchConfig):
+        return build_strategy(config.search)
+    try:
+        from polystep_rl.baselines.evosax_es import REFUSED, class_names
+        from polystep_rl.baselines.registry import make_strategy, shift
+
+        if config.algo not in SETTINGS and config.algo not in REFUSED:
+            known = [*SETTINGS, *class_names()]
+            if config.algo not in known:
+                close = difflib.get_close_matches(config.algo, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(SETTINGS)}"
+                raise UsageError(f"unknown algorithm {config.algo!r}: {hint} (or the class name of one of evosax's)")
+        strategy = make_strategy(config.algo, dataclasses.asdict(config.search))
+        if isinstance(config.search, EvolutionConfig) and config.search.weight_limit is not None:
+            strategy = transformed(strategy, shift, within(config.search.weight_limit))
+        averaging = getattr(config.search, "averaging")  # noqa: B009
+        return averaged(strategy, averaging) if averaging > 0 else strategy
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--algo {config.algo} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
+
+
+def episodes_per_candidate(config: TrainConfig) -> int:
+    """Episodes that a population search gives to each candidate."""
+    return getattr(config.search, "episodes")  # noqa: B009

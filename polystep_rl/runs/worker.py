@@ -20,11 +20,11 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from polystep_rl.cli import UsageError
-from polystep_rl.cli.train import Output
-from polystep_rl.settings.run import TrainConfig, from_plain, to_plain
+from polystep_rl.errors import UsageError
 from polystep_rl.records.lock import FolderLock
+from polystep_rl.runs.opening import Output
 from polystep_rl.settings.algorithms import GRADIENT
+from polystep_rl.settings.run import TrainConfig, from_plain, to_plain
 
 CLEAR_EVERY = 20  # cells: compiled programs are kept in memory until then
 
@@ -39,9 +39,9 @@ class _Attempt(NamedTuple):
 def _attempt(folder: Path, config: TrainConfig) -> _Attempt:
     """Only an unfinished run of these settings, by this software on this kind of machine, with a checkpoint that can be
     read, is continued."""
+    from polystep_rl.machine import system_info
     from polystep_rl.records.checkpoint import CheckpointError
     from polystep_rl.records.folder import RunDir, RunDirError
-    from polystep_rl.machine import system_info
 
     if not (folder / "config.yaml").exists():
         return _Attempt(unfit="it had hardly begun")
@@ -86,9 +86,9 @@ def _output(folder: Path, config: TrainConfig) -> Output | None:
 
 def train_cell(request: dict[str, Any]) -> dict[str, Any]:
     """Train one cell in its folder, on from the checkpoint of an attempt that was interrupted, or from the start."""
-    from polystep_rl.runs.search import run_any
     from polystep_rl.rollout.host import SimulatorError
-    from polystep_rl.training.loop import TrainError
+    from polystep_rl.runs.any import run_any
+    from polystep_rl.training.state import TrainError
 
     try:
         config = from_plain(TrainConfig, request["config"])
@@ -123,7 +123,7 @@ def main() -> None:
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
     import jax
 
-    from polystep_rl.runs.parts import setup_jax
+    from polystep_rl.machine import setup_jax
 
     setup_jax(len(cores))
     for count in itertools.count(1):

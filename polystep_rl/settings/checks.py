@@ -6,8 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
+from polystep_rl.errors import ConfigError
 from polystep_rl.settings.algorithms import GRADIENT
-from polystep_rl.settings.run import SEARCH_ONLY, ConfigError, TrainConfig
+from polystep_rl.settings.run import SEARCH_ONLY, TrainConfig
 
 # The smallest values; None is not looked at.
 _AT_LEAST = {

@@ -12,10 +12,12 @@ from typing import Any
 
 import yaml
 
-from polystep_rl.records.folder import safe_name
+from polystep_rl.errors import ConfigError
+from polystep_rl.files import safe_name
 from polystep_rl.settings.algorithms import EvolutionConfig, SearchConfig
 from polystep_rl.settings.checks import MAX_SEED, check_ranges
-from polystep_rl.settings.run import ConfigError, Precision, TrainConfig, from_plain, preset
+from polystep_rl.settings.presets import preset
+from polystep_rl.settings.run import Precision, TrainConfig, from_plain
 
 EVALUATIONS = 25  # points of a learning curve
 

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
-import re
 import reprlib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
 
-from polystep_rl.records.folder import read_config
-from polystep_rl.settings.algorithms import GRADIENT, SETTINGS, SearchConfig, Settings, settings_class
+from polystep_rl.errors import ConfigError, _suggest
+from polystep_rl.settings.algorithms import SearchConfig, Settings, settings_class
 
 Precision = Literal["float32", "int8", "binary", "int8-act", "binary-act"]
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used: one line with what was given and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -124,56 +116,6 @@ SEARCH_ONLY = (
     *("structure", "weight_copies", "train_env_kwarg", "train_horizon", "train_horizon_final", "train_end"),
     *("step_penalty", "step_penalty_final", "starts", "start_generations"),
 )
-PRESETS = ("tuned", "compare", "repair", "paper")
-
-
-@functools.cache
-def _presets(algo: str) -> dict[str, Any]:
-    """The presets of an algorithm, all modes of it: name -> environment -> precision -> settings; {} if it has none."""
-    try:
-        text = (resources.files("polystep_rl.settings") / "presets" / f"{algo.partition('-')[0]}.yaml").read_text(
-            encoding="utf-8"
-        )
-    except OSError:
-        return {}
-    return yaml.safe_load(text)
-
-
-def preset(env: str, policy: str, name: str = "tuned", algo: str = "polystep") -> TrainConfig:
-    """The settings that a preset gives for an environment and a precision.
-
-    ``presets/<algorithm>.yaml`` holds, per preset name, settings for ``any`` environment and per environment id; in
-    each, ``all`` precisions and then the precision's own; later ones win, and ``common.yaml`` comes first. An
-    algorithm without `tuned` takes its `compare` for it; what neither has keeps the algorithm's defaults.
-
-    Raises:
-        ConfigError: an unknown preset, or one without settings for this environment.
-    """
-    if policy not in typing.get_args(Precision):
-        expected = ", ".join(typing.get_args(Precision))
-        raise ConfigError(
-            f"unknown policy {policy!r}{_suggest(policy, typing.get_args(Precision))}; expected {expected}"
-        )
-    if not re.fullmatch(r"[A-Za-z][\w-]*", algo):
-        raise ConfigError(f"unknown algorithm {reprlib.repr(algo)}{_suggest(algo, SETTINGS)}")
-    known = _presets(algo)
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}{_suggest(name, PRESETS)}; expected one of {', '.join(PRESETS)}")
-    if name == "paper" and name not in known:
-        raise ConfigError(f"algorithm {algo!r} has no preset {name!r}, only {', '.join(known) or 'its defaults'}")
-    fallbacks = {"repair": ("tuned", "compare"), "tuned": ("compare",)}.get(name, ())
-    entries: dict[str, Any] = next((known[x] for x in (name, *fallbacks) if x in known), {})
-    if name == "paper" and env not in entries:
-        raise ConfigError(f"preset {name!r} has no settings for {env!r}, only for {', '.join(entries)}")
-    merged: dict[str, Any] = {"env": env, "algo": algo, "policy": policy, "preset": name}
-    common = _presets("common").get(name, {})
-    for group in (common.get(env, {}), entries.get("any", {}), entries.get(env, {})):
-        for part in (group.get("all", {}), group.get(policy, {})):
-            search = {**merged.get("search", {}), **part.get("search", {})}
-            merged = {**merged, **part, "search": search}
-    if algo in GRADIENT:
-        merged = {key: value for key, value in merged.items() if key not in SEARCH_ONLY}
-    return from_plain(TrainConfig, merged)
 
 
 def from_plain(cls: type, values: Mapping[str, Any], where: str = "configuration") -> Any:
@@ -217,11 +159,6 @@ def _is(value: Any, hint: Any) -> bool:
     return value in typing.get_args(hint) if typing.get_origin(hint) is Literal else type(value) is hint
 
 
-def _suggest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def to_plain(config: Any) -> dict[str, Any]:
     """A configuration as YAML and JSON can hold it; `from_plain` reads it back."""
     plain = dataclasses.asdict(config)
@@ -251,3 +188,19 @@ def load_yaml(path: Path) -> TrainConfig:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: damaged, or not the settings of a run ({type(error).__name__})") from error
     return from_plain(TrainConfig, values, str(path))
+
+
+def _config_text(config: Mapping[str, Any]) -> bytes:
+    """A configuration as ``read_config`` takes it, with YAML's mark at its end."""
+    return yaml.safe_dump(config, sort_keys=False, explicit_end=True).encode()
+
+
+def read_config(path: Path) -> Any:
+    """What a ``config.yaml`` holds. ValueError, YAMLError or RecursionError if that is damaged; OSError.
+
+    A text that was cut off is often YAML still, with fewer settings: the mark at the end tells.
+    """
+    text = path.read_text(encoding="utf-8")
+    if not text.rstrip().endswith("\n..."):
+        raise ValueError("it has no end")
+    return yaml.safe_load(text)

@@ -30,7 +30,7 @@ from polystep_rl.types import (
 )
 
 if TYPE_CHECKING:
-    from polystep_rl.training.loop import Streams
+    from polystep_rl.training.state import Streams
 
 MAX_CHUNK = 64  # generations in one compiled call, at most
 STRUCTURED = 4096  # parameters from which candidates are not built: below, a product of matrices gains nothing

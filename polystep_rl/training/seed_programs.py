@@ -17,8 +17,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from polystep_rl.rollout.device import AXIS, MadeOf, gathered, outcome, pad
+from polystep_rl.rollout.device import AXIS, MadeOf, gathered, pad
 from polystep_rl.rollout.population import Episodes, rollout
+from polystep_rl.rollout.score import outcome
 from polystep_rl.training.programs import MAX_CHUNK, Limits, log_row
 from polystep_rl.types import Array, Evaluation, Info, Key, Moments, PyTree, State, Strategy
 

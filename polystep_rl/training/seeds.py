@@ -15,9 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from polystep_rl.rollout.device import MAX_STEPS, MadeOf, chunk_size
-from polystep_rl.training.loop import (
-    CHUNK_SECONDS,
+from polystep_rl.rollout.device import MadeOf, chunk_size
+from polystep_rl.rollout.score import MAX_STEPS
+from polystep_rl.training.loop import CHUNK_SECONDS
+from polystep_rl.training.programs import MAX_CHUNK, Limits, has_structure
+from polystep_rl.training.seed_programs import chunk_function, merged_evaluator, taken
+from polystep_rl.training.state import (
     Observer,
     Progress,
     Result,
@@ -30,8 +33,6 @@ from polystep_rl.training.loop import (
     chunk_limits,
     stop_reason,
 )
-from polystep_rl.training.programs import MAX_CHUNK, Limits, has_structure
-from polystep_rl.training.seed_programs import chunk_function, merged_evaluator, taken
 from polystep_rl.types import Array, Evaluator, Key, Params, PyTree, State, Strategy
 
 KEPT = 4  # programs

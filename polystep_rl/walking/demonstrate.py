@@ -10,12 +10,12 @@ import numpy as np
 from polystep_rl.envs.robots.locomotion import commanded, poses
 from polystep_rl.envs.robots.playground_models import scene
 from polystep_rl.recording import Recorded, record
-from polystep_rl.training.loop import streams
+from polystep_rl.training.state import streams
 from polystep_rl.walking.judge import seconds_per_step, survival, varied
 from polystep_rl.walking.pictures import COMMANDS, Look, film, obeying, velocities
 
 if TYPE_CHECKING:
-    from polystep_rl.runs.parts import LoadedRun
+    from polystep_rl.runs.load import LoadedRun
 
 EPISODES = 64  # of each command, of which some are told something else
 SECONDS = 10.0  # of the figure: after that the task gives another command

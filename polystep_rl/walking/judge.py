@@ -9,13 +9,14 @@ import numpy as np
 
 from polystep_rl.envs.robots.locomotion import commanded
 from polystep_rl.recording import Recorded, record
-from polystep_rl.runs.judging import keyword_arguments, make_env, simulator_facts
-from polystep_rl.training.loop import streams
+from polystep_rl.runs.judging import simulator_facts
+from polystep_rl.runs.task import keyword_arguments, make_env
+from polystep_rl.training.state import streams
 from polystep_rl.walking.pictures import COMMANDS
 from polystep_rl.walking.tracking import tracking
 
 if TYPE_CHECKING:
-    from polystep_rl.runs.parts import LoadedRun
+    from polystep_rl.runs.load import LoadedRun
     from polystep_rl.types import Env, HostEnv
 
 SECONDS_PER_STEP = 0.02  # of the tasks' own control

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from polystep_rl.errors import UsageError
 from polystep_rl.recording import Recorded
 from polystep_rl.walking.tracking import AXES
 
@@ -137,3 +138,28 @@ def film(model: Any, walks: Mapping[str, np.ndarray], look: Look = Look()) -> li
             tiles = [picture(name, min(step, len(walk))) for name, walk in walks.items()]
             frames.append(np.concatenate(tiles, axis=1))
     return frames
+
+
+def write_film(path: Path, frames: list[Any], seconds_per_frame: float, width: int) -> None:
+    """Write RGB frames (h, w, 3) uint8 as a GIF or MP4 of the given width. UsageError for another ending."""
+    from PIL import Image
+
+    if path.suffix.lower() not in (".gif", ".mp4"):
+        raise UsageError(f"--gif {path}: expected a name that ends in .gif or .mp4")
+    pictures = [Image.fromarray(frame) for frame in frames]
+    height = round(pictures[0].height * width / pictures[0].width / 2) * 2
+    pictures = [picture.resize((width // 2 * 2, height), Image.Resampling.LANCZOS) for picture in pictures]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".gif":
+        # GIF times are whole hundredths of a second, and most viewers slow down what is shorter than two of them.
+        duration = max(20, round(seconds_per_frame * 100) * 10)
+        first, *rest = [picture.quantize(64, dither=Image.Dither.NONE) for picture in pictures]
+        first.save(path, save_all=True, append_images=rest, duration=duration, loop=0, optimize=True)
+        return
+    try:
+        import imageio.v2 as imageio
+        import imageio_ffmpeg  # noqa: F401
+        import numpy as np
+    except ImportError:
+        raise ValueError("writing MP4 needs more packages: pip install 'polystep-rl[video]', or write a .gif") from None
+    imageio.mimwrite(path, [np.asarray(picture) for picture in pictures], fps=1 / seconds_per_frame)

@@ -15,8 +15,7 @@ pytest.importorskip("evosax")
 
 from polystep_rl.baselines.evosax_es import class_names
 from polystep_rl.baselines.registry import STRATEGIES, make_strategy
-from polystep_rl.runs.parts import make_algorithm
-from polystep_rl.runs.strategy import build_strategy
+from polystep_rl.runs.strategy import build_strategy, make_algorithm
 from polystep_rl.settings.algorithms import GRADIENT, SETTINGS, EvolutionConfig, SearchConfig, settings_class
 from polystep_rl.settings.run import TrainConfig
 from polystep_rl.types import Array, Info, Key, Params, State, Strategy

@@ -14,8 +14,9 @@ from polystep_rl.baselines.sb3 import train as sb3  # noqa: E402
 from polystep_rl.baselines.sb3.lanes import MAX_LOSSES, LanesVecEnv  # noqa: E402
 from polystep_rl.envs.envpool_env import EnvPoolEnv  # noqa: E402
 from polystep_rl.envs.host.gymnasium_env import GymnasiumEnv  # noqa: E402
+from polystep_rl.errors import SimulatorError  # noqa: E402
 from polystep_rl.policies import mlp_policy  # noqa: E402
-from polystep_rl.types import EnvSpec, HostEnv, PolicySpec, SimulatorError, Ticks  # noqa: E402
+from polystep_rl.types import EnvSpec, HostEnv, PolicySpec, Ticks  # noqa: E402
 
 SHORT = {"CartPole-v1": 12, "Pendulum-v1": 5}
 CARTPOLE = PolicySpec(4, (16,), "float32", "discrete", 2, (), (), (0.0,) * 4, (1.0,) * 4)

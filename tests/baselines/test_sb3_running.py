@@ -12,9 +12,9 @@ from gymnasium import spaces  # noqa: E402
 
 from polystep_rl.baselines.sb3 import train as sb3  # noqa: E402
 from polystep_rl.baselines.sb3.network import QuantisedNetwork  # noqa: E402
+from polystep_rl.moments import RunningScales  # noqa: E402
 from polystep_rl.policies import frozen, mlp_policy  # noqa: E402
 from polystep_rl.runs.gradient import static_numbers  # noqa: E402
-from polystep_rl.search.observing import RunningScales  # noqa: E402
 from polystep_rl.types import Moments, PolicySpec  # noqa: E402
 
 PRIOR = Moments(*(np.asarray(x, np.float32) for x in (1e-4, [0.0, 0.0], [1e-4, 1e-4])))  # mean 0, deviation 1

@@ -23,7 +23,8 @@ from polystep_rl.cli import COMMANDS
 from polystep_rl.envs import registered_ids
 from polystep_rl.records.metrics import read_metrics
 from polystep_rl.runs.observer import RunObserver
-from polystep_rl.settings.run import TrainConfig, from_plain, preset
+from polystep_rl.settings.presets import preset
+from polystep_rl.settings.run import TrainConfig, from_plain
 
 EVAL_KEYS = {"simulator", "crn", "mean_return", "std_return", "mean_length", "episodes"}
 
@@ -192,7 +193,7 @@ def test_progress_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_json_has_no_nan(cli: Callable, capsys: pytest.CaptureFixture) -> None:
-    from polystep_rl.runs.parts import print_json
+    from polystep_rl.cli.options import print_json
 
     print_json({"a": math.nan, "b": [math.inf, 1.0], "c": {"d": -math.inf}})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.0], "c": {"d": None}}

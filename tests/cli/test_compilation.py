@@ -10,9 +10,11 @@ import pytest
 from polystep_rl.policies import PRECISIONS
 from polystep_rl.runs.parts import make_parts
 from polystep_rl.settings.algorithms import GRADIENT, SETTINGS
-from polystep_rl.settings.run import preset, to_plain
+from polystep_rl.settings.presets import preset
+from polystep_rl.settings.run import to_plain
 from polystep_rl.training import loop
 from polystep_rl.training.seeds import Seed, train_seeds
+from polystep_rl.training.state import Observer, Row, Settings, initial_progress
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
 SEARCHES = [algo for algo in SETTINGS if algo not in GRADIENT]
@@ -42,14 +44,14 @@ def compiled() -> Iterator[Compiled]:
     jax.monitoring.unregister_event_duration_listener(listener.heard)
 
 
-class Watch(loop.Observer):
+class Watch(Observer):
     """What was compiled until the first generation, until the first evaluation, and after it."""
 
     def __init__(self, compiled: Compiled) -> None:
         self.compiled = compiled
         self.chunks: list[tuple[bool, list[str]]] = []  # whether it ended with an evaluation; what was compiled
 
-    def generations(self, rows: list[loop.Row]) -> None:
+    def generations(self, rows: list[Row]) -> None:
         self.chunks.append((rows[-1]["eval/mean_reward"] is not None, self.compiled.take()))
 
 
@@ -57,13 +59,13 @@ def watched(compiled: Compiled, algo: str, env: str, policy: str, name: str) -> 
     """Some generations of a preset, with some evaluations, chunk by chunk."""
     config = dataclasses.replace(preset(env, policy, name, algo), eval_episodes=8)
     parts = make_parts(config)
-    progress = loop.start(parts.strategy, parts.start, parts.keys.strategy)
+    progress = initial_progress(parts.strategy, parts.start, parts.keys.strategy)
     watch = Watch(compiled)
     compiled.take()
     run = (parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys)
-    alone = loop.Settings(config.total_timesteps, generations=1, eval_freq=2**31 - 1)
+    alone = Settings(config.total_timesteps, generations=1, eval_freq=2**31 - 1)
     first = loop.train(*run, progress, alone, watch).progress
-    often = loop.Settings(config.total_timesteps, GENERATIONS, eval_freq=2 * int(first.last_steps) + 1)
+    often = Settings(config.total_timesteps, GENERATIONS, eval_freq=2 * int(first.last_steps) + 1)
     loop.train(*run, first, often, watch)
     return watch.chunks
 
@@ -103,20 +105,20 @@ def test_other_seeds_and_budgets_compile_nothing(compiled):
     for seed, steps in ((0, 40_000), (1, 40_000), (2, 90_000)):
         parts = make_parts(dataclasses.replace(config, seed=seed, total_timesteps=steps))
         compiled.take()
-        progress = loop.start(parts.strategy, parts.start, parts.keys.strategy)
+        progress = initial_progress(parts.strategy, parts.start, parts.keys.strategy)
         run = (parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys)
-        loop.train(*run, progress, loop.Settings(steps, eval_freq=10_000))
+        loop.train(*run, progress, Settings(steps, eval_freq=10_000))
         names = compiled.take()
         assert bool(names) == (seed == 0), names
 
 
-class OneOf(loop.Observer):
+class OneOf(Observer):
     """What was compiled until each chunk of a seed among others."""
 
     def __init__(self, compiled: Compiled, heard: list[tuple[bool, list[str]]]) -> None:
         self.compiled, self.heard = compiled, heard
 
-    def generations(self, rows: list[loop.Row]) -> None:
+    def generations(self, rows: list[Row]) -> None:
         self.heard.append((rows[-1]["eval/mean_reward"] is not None, self.compiled.take()))
 
 
@@ -126,11 +128,12 @@ def test_seeds_side_by_side_compile_once_whenever_they_end(compiled, algo):
     made = [make_parts(dataclasses.replace(config, seed=seed)) for seed in range(4)]
     heard: list[tuple[bool, list[str]]] = []
     seeds = [
-        Seed(one.keys, loop.start(one.strategy, one.start, one.keys.strategy), OneOf(compiled, heard)) for one in made
+        Seed(one.keys, initial_progress(one.strategy, one.start, one.keys.strategy), OneOf(compiled, heard))
+        for one in made
     ]
     compiled.take()
     parts = made[0]
-    settings = loop.Settings(60_000, eval_freq=6000, stop_reward=120.0)
+    settings = Settings(60_000, eval_freq=6000, stop_reward=120.0)
     ends = [len(heard) for _ in train_seeds(parts.strategy, parts.evaluate, parts.evaluate_centre, seeds, settings)]
     assert len(set(ends)) > 2, "they end at different times"
     programs = [names for _, names in heard]

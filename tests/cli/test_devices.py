@@ -14,7 +14,7 @@ import pytest
 from polystep_rl.policies import load_policy
 from polystep_rl.records.metrics import read_metrics
 from polystep_rl.runs.parts import make_parts
-from polystep_rl.settings.run import preset
+from polystep_rl.settings.presets import preset
 from polystep_rl.training.programs import compiled_init, make_step
 
 DEVICES = (1, 2, 8)

@@ -22,14 +22,14 @@ from commands import assert_one_line, done
 
 from polystep_rl.envs.host import gymnasium_env
 from polystep_rl.envs.host.single import make_single
+from polystep_rl.moments import input_scales
 from polystep_rl.policies import mlp_policy
 from polystep_rl.policies.io import load_policy, save_policy
 from polystep_rl.records.metrics import read_metrics
 from polystep_rl.rollout.calibration import random_action_moments
 from polystep_rl.runs import parts as assemble
-from polystep_rl.runs.judging import CALIBRATION_SEED, Task, keyword_arguments, make_env
 from polystep_rl.runs.observer import RunObserver
-from polystep_rl.search.observing import input_scales
+from polystep_rl.runs.task import CALIBRATION_SEED, Task, keyword_arguments, make_env
 from polystep_rl.types import Moments
 
 SMALL = ("--hidden", "4", "--episodes", "2", "--eval-episodes", "4", "--test-episodes", "4", "--stop-reward", "None",

@@ -18,9 +18,10 @@ from commands import assert_one_line, done
 
 from polystep_rl.policies import SavedPolicy, frozen, load_policy, mlp_policy
 from polystep_rl.records.metrics import read_metrics
-from polystep_rl.runs.judging import centre_function, make_env
+from polystep_rl.runs.judging import centre_function
 from polystep_rl.runs.observer import RunObserver
-from polystep_rl.training.loop import streams
+from polystep_rl.runs.task import make_env
+from polystep_rl.training.state import streams
 
 ENV = ("--env", "CartPole-v1")
 SMALL = ("train", *ENV, "--episodes", "1", "--eval-episodes", "16", "--test-episodes", "8", "--eval-freq", "1",

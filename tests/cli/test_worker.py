@@ -16,7 +16,8 @@ from polystep_rl.records.metrics import read_metrics
 from polystep_rl.runs import jobs as pool
 from polystep_rl.runs.jobs import Event, Job, run_jobs
 from polystep_rl.runs.worker import train_cell
-from polystep_rl.settings.run import TrainConfig, preset, to_plain
+from polystep_rl.settings.presets import preset
+from polystep_rl.settings.run import TrainConfig, to_plain
 
 CONFIG = dataclasses.replace(
     preset("CartPole-v1", "int8", "compare"), total_timesteps=60_000, eval_freq=10_000, test_episodes=8

@@ -9,8 +9,8 @@ envpool = pytest.importorskip("envpool")
 from polystep_rl.envs import make_any  # noqa: E402
 from polystep_rl.envs.envpool_env import EnvPoolEnv, envpool_ids  # noqa: E402
 from polystep_rl.policies import make_policy  # noqa: E402
-from polystep_rl.rollout.device import Horizon  # noqa: E402
 from polystep_rl.rollout.host import HostLayout, host_evaluator  # noqa: E402
+from polystep_rl.rollout.score import Horizon  # noqa: E402
 
 IDS = ("CartPole-v1", "LunarLander-v3", "Hopper-v5")
 

@@ -9,8 +9,9 @@ import pytest
 from gymnasium import spaces
 from host_play import Player, assert_same, by_hand
 
-from polystep_rl.envs import check_env, cores, make, make_any, registry
+from polystep_rl.envs import check_env, make, make_any, registry
 from polystep_rl.envs.host.gymnasium_env import GymnasiumEnv, make_single
+from polystep_rl.machine import limit_cores, usable_cores
 from polystep_rl.types import HostEnv
 
 SEEDS = range(100, 109)
@@ -216,11 +217,11 @@ def test_an_environment_that_ends_the_program_is_a_failure_in_this_process_too()
 def test_workers_and_threads_keep_to_the_cores_that_are_given(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 6, 7}, raising=False)
     try:
-        cores.limit_cores(2)
-        assert cores.usable_cores() == [3, 5] and registry._worker_count("auto") == 2
-        cores.limit_cores(None)
-        assert cores.usable_cores() == [3, 5, 6, 7] and registry._worker_count("auto") == 4
+        limit_cores(2)
+        assert usable_cores() == [3, 5] and registry._worker_count("auto") == 2
+        limit_cores(None)
+        assert usable_cores() == [3, 5, 6, 7] and registry._worker_count("auto") == 4
     finally:
-        cores.limit_cores(None)
+        limit_cores(None)
     monkeypatch.setattr(registry, "os", SimpleNamespace(name="nt"))  # has no worker processes
     assert registry._worker_count("auto") == 0

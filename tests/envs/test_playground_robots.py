@@ -6,8 +6,9 @@ import pytest
 
 from polystep_rl.envs import make_any
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import Horizon, device_evaluator
+from polystep_rl.rollout.device import device_evaluator
 from polystep_rl.rollout.host import host_evaluator
+from polystep_rl.rollout.score import Horizon
 
 
 @pytest.fixture(autouse=True)

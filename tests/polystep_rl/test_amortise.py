@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl.amortise import amortise
 from polystep_rl.search import polystep as ps
 from polystep_rl.search import schedules, subspace
+from polystep_rl.search.wrappers import amortise
 
 
 def _inner():

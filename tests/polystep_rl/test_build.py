@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from polystep_rl.errors import ConfigError
 from polystep_rl.runs.strategy import _schedule, build_strategy
-from polystep_rl.settings.run import ConfigError, SearchConfig
+from polystep_rl.settings.run import SearchConfig
 from polystep_rl.types import Info, Params
 
 PARAMS = {"0": {"w": jnp.ones((6, 4)), "b": jnp.zeros(6)}, "1": {"w": jnp.ones((2, 6)), "b": jnp.zeros(2)}}  # 44

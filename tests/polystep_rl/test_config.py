@@ -13,29 +13,22 @@ import yaml
 
 from polystep_rl.envs import registered_ids
 from polystep_rl.envs.robots.locomotion import G1
+from polystep_rl.errors import ConfigError
 from polystep_rl.runs.strategy import build_strategy
+from polystep_rl.settings import presets
 from polystep_rl.settings import run as configs
 from polystep_rl.settings.algorithms import SETTINGS, settings_class
 from polystep_rl.settings.checks import check_ranges
 from polystep_rl.settings.grid import Grid
-from polystep_rl.settings.run import (
-    ConfigError,
-    Precision,
-    SearchConfig,
-    TrainConfig,
-    from_plain,
-    load_yaml,
-    preset,
-    to_plain,
-    to_yaml,
-)
+from polystep_rl.settings.presets import preset
+from polystep_rl.settings.run import Precision, SearchConfig, TrainConfig, from_plain, load_yaml, to_plain, to_yaml
 
-FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("presets/*.yaml"))
+FILES = sorted(path.stem for path in Path(presets.__file__).parent.glob("*.yaml"))
 PRESETS = [
     (algo, name, env, policy)
     for algo in sorted({*FILES, *SETTINGS} - {"common"})
-    for name in sorted({"tuned", "compare", *configs._presets(algo)})
-    for env in (configs._presets(algo)[name] if name == "paper" else registered_ids())
+    for name in sorted({"tuned", "compare", *presets._presets(algo)})
+    for env in (presets._presets(algo)[name] if name == "paper" else registered_ids())
     for policy in typing.get_args(Precision)
 ]
 
@@ -60,8 +53,8 @@ def test_polystep_can_be_built_from_every_preset(entry: tuple[str, ...]) -> None
 @pytest.mark.parametrize("file", FILES)
 def test_presets_name_known_environments_and_precisions(file: str) -> None:
     assert file in {"common", *SETTINGS}
-    for name, entries in configs._presets(file).items():
-        assert name in configs.PRESETS
+    for name, entries in presets._presets(file).items():
+        assert name in presets.PRESETS
         assert set(entries) - {"any"} <= {*registered_ids(), *gymnasium.registry, *G1}
         for group in entries.values():
             assert set(group) <= {"all", *typing.get_args(Precision)}

@@ -12,17 +12,11 @@ import pytest
 from jax.tree_util import Partial
 
 from polystep_rl.envs import make
+from polystep_rl.moments import merge_moments
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import (
-    Horizon,
-    Layout,
-    Penalty,
-    device_evaluator,
-    evaluate_params,
-    finite_cost,
-    merge_moments,
-)
+from polystep_rl.rollout.device import Layout, device_evaluator, evaluate_params
 from polystep_rl.rollout.population import RolloutConfig
+from polystep_rl.rollout.score import Horizon, Penalty, finite_cost
 from polystep_rl.types import Evaluation, Moments, Policy, Step
 
 N, R = 7, 4  # odd: padding on two devices, and in chunks

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from polystep_rl.errors import ConfigError
 from polystep_rl.settings.algorithms import EvolutionConfig, PPOConfig
 from polystep_rl.settings.checks import check_ranges
 from polystep_rl.settings.grid import Grid, cells, load_grid, narrowed
-from polystep_rl.settings.run import ConfigError, from_plain, to_plain
+from polystep_rl.settings.run import from_plain, to_plain
 
 GRID = Grid(
     envs=("CartPole-v1", "Acrobot-v1"),

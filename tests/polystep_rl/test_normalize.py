@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from polystep_rl.envs import make
-from polystep_rl.observations import random_action
 from polystep_rl.rollout import calibration as normalize
-from polystep_rl.rollout.calibration import INPUT_RANGE, MODES, observation_scale, random_action_moments
+from polystep_rl.rollout.calibration import INPUT_RANGE, MODES, observation_scale, random_action, random_action_moments
 from polystep_rl.types import Moments
 
 KEY = jax.random.key(0)

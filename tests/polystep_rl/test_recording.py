@@ -7,8 +7,9 @@ import pytest
 from polystep_rl.envs import make, make_any
 from polystep_rl.policies import make_policy
 from polystep_rl.recording import record
-from polystep_rl.rollout.device import Horizon, device_evaluator, evaluate_params
+from polystep_rl.rollout.device import device_evaluator, evaluate_params
 from polystep_rl.rollout.host import HostLayout, host_evaluator
+from polystep_rl.rollout.score import Horizon
 
 
 @pytest.fixture(autouse=True)

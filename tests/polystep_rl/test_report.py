@@ -11,7 +11,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from polystep_rl.analysis.page import build_report, common_grid, curve_points, embed
+from polystep_rl.analysis.curves import common_grid, curve_points
+from polystep_rl.analysis.page import build_report, embed
 from polystep_rl.analysis.palette import style
 
 HOSTILE = [

@@ -20,7 +20,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from polystep_rl.analysis import stats
-from polystep_rl.analysis.page import build_report, common_grid
+from polystep_rl.analysis.curves import common_grid
+from polystep_rl.analysis.page import build_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")

@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from polystep_rl import machine as sysinfo
+from polystep_rl.files import safe_name
 from polystep_rl.records.checkpoint import CheckpointError
-from polystep_rl.records.folder import RunDir, RunDirError, safe_name
+from polystep_rl.records.folder import RunDir, RunDirError
 from polystep_rl.records.metrics import read_metrics
 
 NOW = datetime(2026, 5, 4, 3, 2, 1)

@@ -13,13 +13,15 @@ import pytest
 from polystep_rl.baselines.registry import make_strategy
 from polystep_rl.envs import make
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import Horizon, Layout, Penalty, device_evaluator
+from polystep_rl.rollout.device import Layout, device_evaluator
+from polystep_rl.rollout.score import Horizon, Penalty
 from polystep_rl.runs.strategy import build_strategy
 from polystep_rl.search.racing import racing
-from polystep_rl.settings.run import SearchConfig, preset
-from polystep_rl.training import loop
-from polystep_rl.training.loop import Observer, Result, Settings, TrainError, streams, train
+from polystep_rl.settings.presets import preset
+from polystep_rl.settings.run import SearchConfig
+from polystep_rl.training.loop import train
 from polystep_rl.training.seeds import Seed, seeds_at_once, train_seeds
+from polystep_rl.training.state import Observer, Progress, Result, Row, Settings, TrainError, initial_progress, streams
 from polystep_rl.types import Evaluator, Policy, Strategy
 
 SEARCH = SearchConfig(subspace_size=8, particle_dim=8, epsilon=0.2, step_radius=1.0, probe_radius=2.0, episodes=3)
@@ -29,14 +31,14 @@ class Record(Observer):
     """Keeps what it hears of; interrupts after some generations."""
 
     def __init__(self, interrupt_after: int | None = None) -> None:
-        self.rows: list[loop.Row] = []
-        self.saved: list[loop.Progress] = []
+        self.rows: list[Row] = []
+        self.saved: list[Progress] = []
         self.interrupt_after = interrupt_after
 
-    def generations(self, rows: list[loop.Row]) -> None:
+    def generations(self, rows: list[Row]) -> None:
         self.rows += rows
 
-    def checkpoint(self, progress: loop.Progress) -> None:
+    def checkpoint(self, progress: Progress) -> None:
         self.saved.append(progress)
 
     def interrupted(self) -> bool:
@@ -59,9 +61,9 @@ def task(env_id: str, precision: str, strategy: Strategy | None = None, **kwargs
     return Task(policy, strategy, device_evaluator(env, policy, 3, **kwargs), device_evaluator(env, policy, 9))
 
 
-def start(it: Task, seed: int) -> loop.Progress:
+def start(it: Task, seed: int) -> Progress:
     keys = streams(seed)
-    return loop.start(it.strategy, it.policy.init(keys.policy), keys.strategy)
+    return initial_progress(it.strategy, it.policy.init(keys.policy), keys.strategy)
 
 
 def alone(it: Task, seed: int, settings: Settings) -> tuple[Result, Record]:

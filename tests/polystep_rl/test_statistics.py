@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from polystep_rl.envs import make
+from polystep_rl.moments import input_scales
 from polystep_rl.policies import frozen, make_policy, mlp_policy
 from polystep_rl.rollout.calibration import random_action_moments
 from polystep_rl.rollout.device import device_evaluator
 from polystep_rl.runs.strategy import build_strategy
-from polystep_rl.search.observing import INPUT, input_scales, observing
+from polystep_rl.search.observing import INPUT, observing
 from polystep_rl.settings.algorithms import SearchConfig
 from polystep_rl.training.programs import make_step
 from polystep_rl.types import Moments

@@ -13,11 +13,13 @@ import pytest
 
 from polystep_rl.envs import make
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import Horizon, device_evaluator, evaluate_params
+from polystep_rl.rollout.device import device_evaluator, evaluate_params
+from polystep_rl.rollout.score import Horizon
 from polystep_rl.runs.strategy import build_strategy
 from polystep_rl.settings.run import SearchConfig
 from polystep_rl.training import loop
-from polystep_rl.training.loop import Observer, Progress, Result, Settings, TrainError, streams, train
+from polystep_rl.training.loop import train
+from polystep_rl.training.state import Observer, Progress, Result, Row, Settings, TrainError, initial_progress, streams
 from polystep_rl.types import Evaluation, Evaluator, Proposal, Strategy
 
 SEARCH = SearchConfig(subspace_size=8, particle_dim=8, epsilon=0.2, step_radius=1.0, probe_radius=2.0, episodes=8)
@@ -28,12 +30,12 @@ class Record(Observer):
     """Keeps what it hears of; interrupts after some generations."""
 
     def __init__(self, interrupt_after: int | None = None) -> None:
-        self.rows: list[loop.Row] = []
+        self.rows: list[Row] = []
         self.chunks: list[int] = []
         self.saved: list[Progress] = []
         self.interrupt_after = interrupt_after
 
-    def generations(self, rows: list[loop.Row]) -> None:
+    def generations(self, rows: list[Row]) -> None:
         self.rows += rows
         self.chunks.append(len(rows))
 
@@ -66,7 +68,7 @@ class Task:
 
     def start(self, seed: int = 0) -> Progress:
         keys = streams(seed)
-        return loop.start(self.strategy, self.policy.init(keys.policy), keys.strategy)
+        return initial_progress(self.strategy, self.policy.init(keys.policy), keys.strategy)
 
     def train(
         self, settings: Settings, observer: Observer | None = None, progress: Progress | None = None, seed: int = 0
@@ -284,7 +286,7 @@ def broken(share: float, search: SearchConfig = SEARCH) -> Task:
     honest = task.evaluate
 
     def evaluate(key: Any, candidates: Any, decode: Any) -> Evaluation:
-        from polystep_rl.rollout.device import finite_cost
+        from polystep_rl.rollout.score import finite_cost
 
         out = honest(key, candidates, decode)
         bad = jnp.arange(out.returns.size).reshape(out.returns.shape) < share * out.returns.size

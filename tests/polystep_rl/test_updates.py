@@ -6,11 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from polystep_rl.amortise import amortise
 from polystep_rl.search import polystep as ps
 from polystep_rl.search import subspace
 from polystep_rl.search.observing import observing
-from polystep_rl.search.wrappers import averaged, transformed, within
+from polystep_rl.search.wrappers import amortise, averaged, transformed, within
 from polystep_rl.types import Moments
 
 KEY = jax.random.key(0)
