@@ -26,6 +26,7 @@ import optax
 
 from polystep_rl.baselines import spsa
 from polystep_rl.baselines import weights as shapings
+from polystep_rl.baselines.optimisers import Settings, adam, schedule
 from polystep_rl.baselines.spsa import DescentState, Members
 from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, Strategy, Structured
 
@@ -214,3 +215,8 @@ def eggroll(
         params=lambda state: state.centre,
         structure=partial(_structure, search),
     )
+
+
+def build(settings: Settings) -> Strategy:
+    """EGGROLL from plain settings."""
+    return eggroll(settings["population"], schedule(settings, "sigma"), settings["rank"], adam(settings))

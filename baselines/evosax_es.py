@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
+from polystep_rl.baselines.optimisers import Settings, adam, schedule
 from polystep_rl.types import Array, Info, Key, Params, Proposal, Strategy
 
 Make = Callable[[Params], Any]  # a solution -> an evosax algorithm
@@ -230,3 +232,73 @@ def _info(before: Params, after: Params, inner: Any) -> Info:
     info = {"step_norm": jnp.sqrt(sum(jax.tree.leaves(moved)))}
     std = getattr(inner, "std", None)
     return info if std is None else {**info, "sigma": jnp.mean(std)}
+
+
+# --- by name, from settings --------------------------------------------------------------------------------------
+def open_es(settings: Settings) -> Strategy:
+    """OpenAI-ES (arXiv:1703.03864): antithetic, centred ranks, Adam."""
+    return evosax_strategy("Open_ES", settings["population"], schedule(settings, "sigma"), adam(settings))
+
+
+def cma_es(settings: Settings) -> Strategy:
+    """CMA-ES (Hansen and Ostermeier 2001)."""
+    return evosax_strategy("CMA_ES", settings["population"], settings["sigma"])
+
+
+def sep_cma_es(settings: Settings) -> Strategy:
+    """CMA-ES with a diagonal covariance (Ros and Hansen 2008)."""
+    return evosax_strategy("Sep_CMA_ES", settings["population"], settings["sigma"])
+
+
+def snes(settings: Settings) -> Strategy:
+    """Separable natural evolution strategy (arXiv:1106.4487)."""
+    rate = optax.sgd(settings["learning_rate"])
+    return evosax_strategy("SNES", settings["population"], settings["sigma"], rate)
+
+
+def pgpe(settings: Settings) -> Strategy:
+    """Policy gradients with parameter-based exploration (Sehnke et al. 2010), with Adam."""
+    return evosax_strategy("PGPE", settings["population"], settings["sigma"], optax.adam(settings["learning_rate"]))
+
+
+def ars(settings: Settings) -> Strategy:
+    """Augmented random search (arXiv:1803.07055): plain descent along the best directions."""
+    descent = optax.sgd(schedule(settings, "learning_rate"))
+    elite = {"elite_ratio": settings["elite_ratio"]}
+    return evosax_strategy("ARS", settings["population"], schedule(settings, "sigma"), descent, attributes=elite)
+
+
+def random_search(settings: Settings) -> Strategy:
+    """The best of independent draws around the start."""
+    return evosax_strategy("RandomSearch", settings["population"], settings["sigma"])
+
+
+def any_class(name: str, settings: Settings) -> Strategy:
+    """An algorithm by the name of its class in evosax; `options` is a sequence of "name=value".
+
+    Raises:
+        ValueError: an unknown name, one that cannot be wrapped, or settings that do not fit.
+    """
+    rate = settings.get("learning_rate")
+    optimizer = None if rate is None else optax.adam(rate)
+    options = dict(_option(text) for text in settings.get("options", ()))
+    return evosax_strategy(name, settings["population"], settings.get("sigma"), optimizer, options)
+
+
+def shift(state: EvosaxState, change: Params) -> EvosaxState:
+    """Add a change to the centre of open_es or ars, and leave everything else as it is.
+
+    Args:
+        state: a state of the strategy.
+        change: a pytree like the parameters.
+    """
+    flat, _ = jax.flatten_util.ravel_pytree(change)  # as evosax keeps its mean
+    return state._replace(inner=state.inner.replace(mean=state.inner.mean + flat))
+
+
+def _option(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"option {text!r}: expected name=number, such as std_lr=0.1") from None

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from polystep_rl.baselines import spsa
+from polystep_rl.baselines.optimisers import Settings
 from polystep_rl.baselines.spsa import Members
 from polystep_rl.baselines.weights import finite
 from polystep_rl.types import Array, Info, Key, Params, Proposal, Strategy
@@ -117,3 +118,8 @@ def hill_climbing(
         tell=partial(_tell, search),
         params=lambda state: state.centre,
     )
+
+
+def build(settings: Settings) -> Strategy:
+    """Hill climbing from plain settings, with a constant deviation."""
+    return hill_climbing(settings["population"], settings["sigma"])

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from polystep_rl.baselines import weights as shapings
+from polystep_rl.baselines.optimisers import Settings, adam, schedule
 from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, Strategy
 
 Draw = Callable[[Key, tuple[int, ...], jnp.dtype], Array]
@@ -203,3 +204,21 @@ def spsa(
         tell=partial(_tell, search),
         params=lambda state: state.centre,
     )
+
+
+def build(settings: Settings) -> Strategy:
+    """SPSA from plain settings. ValueError for an odd population."""
+    population = settings["population"]
+    if population % 2:
+        raise ValueError(f"population={population}: expected an even number, the candidates come in pairs")
+    return spsa(population // 2, schedule(settings, "sigma"), adam(settings), settings["distribution"])
+
+
+def shift(state: DescentState, change: Params) -> DescentState:
+    """Add a change to the centre, and leave everything else as it is.
+
+    Args:
+        state: a state of spsa or eggroll.
+        change: a pytree like the parameters.
+    """
+    return state._replace(centre=jax.tree.map(jnp.add, state.centre, change))

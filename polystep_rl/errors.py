@@ -7,7 +7,15 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used: one line with what was given and what is expected."""
+    """A setting that cannot be used: one line with what was given, what is expected, and what to do.
+
+    Where it names an argument, it does so in backticks and as Python has it: `env_kwarg`. The command line shows the
+    flag instead.
+    """
+
+
+class SettingsFileError(ConfigError):
+    """A file of settings that cannot be read, or is damaged."""
 
 
 def _suggest(name: str, known: Any) -> str:
@@ -15,13 +23,10 @@ def _suggest(name: str, known: Any) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-USAGE = 2
-
-
-class UsageError(ValueError):
-    """The command was called wrongly. One line with what was given and what is expected."""
-
-
 # --- simulators on the host --------------------------------------------------------------------------------------
 class SimulatorError(RuntimeError):
     """The simulators of an environment cannot go on. One line saying why."""
+
+
+class TrainError(RuntimeError):
+    """Training cannot go on. One line saying why."""

@@ -84,22 +84,38 @@ CACHE_VARIABLE = "POLYSTEP_RL_CACHE"  # a folder, or "off"
 
 
 def setup_jax(cores: int | None = None) -> None:
-    """One CPU device per core (default: all that this process may use), no more threads and workers of simulators than
-    that, and a compilation cache of the user's."""
+    """Prepare JAX: a CPU device per core, no more threads and workers of simulators than that, and a compilation cache.
+
+    Args:
+        cores: to use; None: all that this process may use.
+
+    The cache is the folder that POLYSTEP_RL_CACHE names ("off" is none), or one that the program has chosen already,
+    or the user's.
+    """
+    global _set_up
+    _set_up = True
     limit_cores(cores)
     with contextlib.suppress(RuntimeError):  # JAX runs already, in a program that calls `main`: its devices stay
         use_cores(cores or len(usable_cores()))
-    folder = os.environ.get(CACHE_VARIABLE) or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "polystep-rl", "jax"
-    )
-    if folder != "off":
-        import jax
+    import jax
 
+    folder = os.environ.get(CACHE_VARIABLE) or jax.config.values.get("jax_compilation_cache_dir")
+    if folder is None:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = os.path.join(home, "polystep-rl", "jax")
+    if folder != "off":
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+def ensure_jax() -> None:
+    """Do as `setup_jax` on all cores, unless that was called before."""
+    if not _set_up:
+        setup_jax()
+
+
+_set_up = False
 _limit: int | None = None
 
 

@@ -35,10 +35,6 @@ class Moments(NamedTuple):
     m2: Array  # (o,)  sum of squared deviations
 
 
-def _deaf(state: State, moments: Moments) -> State:
-    return state
-
-
 class Proposal(NamedTuple):
     """What a strategy wants evaluated in this generation."""
 
@@ -70,8 +66,8 @@ class Strategy(NamedTuple):
     decode: Callable[[State, PyTree], Params]  # candidates with leaves (c, ...) -> parameters with leaves (c, ...)
     tell: Callable[[State, Proposal, Array], tuple[State, Info]]  # cost: (n,), lower is better
     params: Callable[[State], Params]  # the point to deploy: the centre, never the luckiest candidate
-    # (state, moments of the generation's observations) -> state, after tell; a search that keeps statistics of them
-    observe: Callable[[State, Moments], State] = _deaf
+    # (state, moments of the generation's observations) -> state, after tell; None: a search that keeps no statistics
+    observe: Callable[[State, Moments], State] | None = None
     # `decode` without building parameters, where candidates have a structure that allows it
     structure: Callable[[State, PyTree], Structured] | None = None
 
@@ -88,9 +84,53 @@ class Evaluation(NamedTuple):
     lane_steps: Array | None = None  # () float, steps simulated, idle lanes included; None where that is not counted
 
 
-# (key, candidates with leaves (n, ...), decode) -> Evaluation. One with a true `grows` also takes the share of the
-# budget that is spent; one with a true `structured` also takes `Strategy.structure` for decode.
-Evaluator = Callable[[Key, PyTree, Callable[[PyTree], "Params | Structured"]], Evaluation]
+class Evaluator(Protocol):
+    """Turns candidates into costs: a frozen recipe on JAX devices, or a pool of simulators on the host."""
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it runs on the host, and cannot be part of a compiled program."""
+        ...
+
+    @property
+    def grows(self) -> bool:
+        """Whether episodes or costs change while the budget is spent."""
+        ...
+
+    @property
+    def structured(self) -> bool:
+        """Whether it also takes `Strategy.structure` for ``decode``: candidates that are never built."""
+        ...
+
+    @property
+    def faults(self) -> int:
+        """Simulators that died and were replaced so far; 0 where there are none."""
+        ...
+
+    def __call__(
+        self,
+        key: Key,
+        candidates: PyTree,
+        decode: Callable[[PyTree], Any],
+        spent: Any = 0.0,
+    ) -> Evaluation:
+        """Roll out every candidate.
+
+        Args:
+            key: of the episodes, which all candidates share.
+            candidates: leaves (n, ...), in the compact form that ``decode`` reads.
+            decode: candidates with leaves (c, ...) -> parameters with leaves (c, ...), or `Structured`.
+            spent: fraction of the budget that is spent, 0 to 1.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back the simulators, where there are any; closing twice is no error."""
+        ...
+
+    def __hash__(self) -> int:
+        """By identity: what is compiled for an evaluator is kept for it."""
+        ...
 
 
 # --- environments ------------------------------------------------------------------------------------------------

@@ -41,8 +41,8 @@ from jax.sharding import Mesh, PartitionSpec
 from polystep_rl.machine import setup_jax, system_info, usable_cores
 from polystep_rl.runs.parts import make_parts
 from polystep_rl.settings.presets import preset
-from polystep_rl.training.programs import Limits, programs
-from polystep_rl.training.state import initial_progress
+from polystep_rl.training.programs import initial_progress, programs
+from polystep_rl.training.state import Limits
 
 ENVS, PRECISION, ALGO = ("CartPole-v1", "Acrobot-v1"), "binary", "open_es"
 CANDIDATES, EPISODES = (64, 1024, 16384), 8

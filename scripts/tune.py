@@ -27,6 +27,7 @@ import optuna
 import tyro
 import yaml
 
+from polystep_rl.errors import TrainError
 from polystep_rl.files import write_atomic
 from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.rollout.device import device_evaluator
@@ -37,7 +38,8 @@ from polystep_rl.settings.grid import Grid, cells
 from polystep_rl.settings.presets import preset
 from polystep_rl.settings.run import TrainConfig
 from polystep_rl.training import loop
-from polystep_rl.training.state import Settings, TrainError, initial_progress, streams
+from polystep_rl.training.programs import initial_progress
+from polystep_rl.training.state import Settings, streams
 from polystep_rl.types import Env, Evaluator, Policy
 
 FIRST_SEED = 100

@@ -12,8 +12,7 @@ import os
 import signal
 import sys
 
-from polystep_rl.errors import USAGE
-from polystep_rl.runs.failures import failure
+from polystep_rl.runs.failures import USAGE, failure
 
 COMMANDS = {
     "train": "train a policy",

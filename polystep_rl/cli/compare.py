@@ -21,7 +21,7 @@ from rich.table import Table
 
 from polystep_rl.analysis import results
 from polystep_rl.cli.options import parse_options
-from polystep_rl.errors import ConfigError, UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.files import finite, write_atomic
 from polystep_rl.machine import system_info
 from polystep_rl.records.folder import RunDir, RunDirError
@@ -64,17 +64,14 @@ def parse(argv: Sequence[str]) -> tuple[CompareArgs, str]:
     argv, grid, name = list(argv), Grid(), "latest"
     if argv and not argv[0].startswith("-"):
         path = Path(argv.pop(0))
-        try:
-            grid, name = load_grid(path), path.stem
-        except ConfigError as error:
-            raise UsageError(str(error)) from None
+        grid, name = load_grid(path), path.stem
     default = CompareArgs(dataclasses.replace(grid, settings={}), Options())  # settings are nested: in a file only
     suppressed = (tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands)
     args = parse_options(CompareArgs, "compare", argv, suppressed, default)
     chosen = narrowed(dataclasses.replace(args.grid, settings=grid.settings), grid)
     args = dataclasses.replace(args, grid=chosen)
     if args.options.jobs is not None and args.options.jobs < 1:
-        raise UsageError(f"jobs was {args.options.jobs}, expected at least 1")
+        raise ConfigError(f"jobs was {args.options.jobs}, expected at least 1")
     return args, name
 
 
@@ -180,10 +177,7 @@ def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args, name = parse(argv)
     grid, options = args.grid, args.options
-    try:
-        wanted = cells(grid)
-    except ConfigError as error:
-        raise UsageError(str(error)) from None
+    wanted = cells(grid)
     if options.show_grid:
         print(yaml.safe_dump(to_plain(grid), sort_keys=False) + f"# {len(wanted)} runs")
         return 0

@@ -10,7 +10,8 @@ from typing import Any
 from polystep_rl.cli.options import parse_options, print_json
 from polystep_rl.machine import setup_jax
 from polystep_rl.settings.presets import preset
-from polystep_rl.training.state import Observer, Row, Settings, initial_progress
+from polystep_rl.training.programs import initial_progress
+from polystep_rl.training.state import Observer, Row, Settings
 
 ENV_STEPS = 20_000  # enough for the probe several times over; compiling takes most of the time
 

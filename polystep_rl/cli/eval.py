@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from polystep_rl.cli.options import parse_options, print_json
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.machine import setup_jax
 from polystep_rl.runs.load import load_run
 
@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     seed = loaded.seed if args.seed is None else args.seed
     tracked = is_tracked(loaded.task.env)
     if args.figure is not None and not tracked:
-        raise UsageError(f"--figure: {loaded.task.env} tracks no velocity commands; expected one of {', '.join(G1)}")
+        raise ConfigError(f"--figure: {loaded.task.env} tracks no velocity commands; expected one of {', '.join(G1)}")
     if tracked:
         from polystep_rl.walking import judge as walking
 

@@ -12,7 +12,7 @@ import tyro
 
 from polystep_rl.cli.options import parse_options, print_json
 from polystep_rl.deploy.trained import read
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.machine import setup_jax
 
 FORMATS = ("bundle", "c", "onnx", "qonnx", "web")
@@ -53,13 +53,13 @@ def run(argv: list[str]) -> int:
     try:
         check_name(args.name)
     except ValueError as error:
-        raise UsageError(f"--{error}") from None
+        raise ConfigError(f"--{error}") from None
     if args.episodes < 1:
-        raise UsageError(f"--episodes {args.episodes}: expected at least 1")
+        raise ConfigError(f"--episodes {args.episodes}: expected at least 1")
     given = read(args.run, args.which, args.policy, args.env)
     folder = args.out or _default_folder(args.run, args.to)
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder}: is a file; expected a folder")
+        raise ConfigError(f"--out {folder}: is a file; expected a folder")
     folder.mkdir(parents=True, exist_ok=True)
     writers: dict[str, Callable[..., dict[str, Any]]] = {
         "bundle": functools.partial(deployment.write_bundle, episodes=args.episodes),
@@ -71,7 +71,7 @@ def run(argv: list[str]) -> int:
     try:
         found = writers[args.to](given, folder, args.name)
     except ModuleNotFoundError as error:
-        raise UsageError(f"--to {args.to} needs {error.name}: pip install 'polystep-rl[export]'") from None
+        raise ConfigError(f"--to {args.to} needs {error.name}: pip install 'polystep-rl[export]'") from None
     if args.json:
         print_json(found)
     else:

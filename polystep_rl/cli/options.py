@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import tyro
 
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.files import finite
-from polystep_rl.settings.checks import MAX_SEED
+from polystep_rl.settings.run import MAX_SEED
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def parse_options(
     markers: Sequence[Any] = (tyro.conf.FlagCreatePairsOff,),
     default: T | None = None,
 ) -> T:
-    """The dataclass `cls` from command-line flags. Raises UsageError, in one line, for what does not parse."""
+    """The dataclass `cls` from command-line flags. Raises ConfigError, in one line, for what does not parse."""
     prog = f"polystep-rl {command}"
     printed = io.StringIO()
     given: dict[str, Any] = {} if default is None else {"default": default}
@@ -41,7 +41,16 @@ def parse_options(
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        raise UsageError(f"{one_line(printed.getvalue())} (see {prog} --help)") from None
+        if isinstance(error := _cause(stop), ConfigError):  # the settings themselves say what is wrong
+            raise error from None
+        raise ConfigError(f"{one_line(printed.getvalue())} (see {prog} --help)") from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first of the exceptions that led to this one."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def one_line(box: str) -> str:
@@ -58,23 +67,23 @@ def one_line(box: str) -> str:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """The seeds of ``0,3,7-9``: [0, 3, 7, 8, 9]. UsageError, in one line, for anything else."""
+    """The seeds of ``0,3,7-9``: [0, 3, 7, 8, 9]. ConfigError, in one line, for anything else."""
     expected = f"--seeds {text}: expected such as 0-9 or 0,3,7-9"
     seeds: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", part.strip(), re.ASCII)
         if found is None:
-            raise UsageError(expected)
+            raise ConfigError(expected)
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
-            raise UsageError(expected)
+            raise ConfigError(expected)
         if last > MAX_SEED:
-            raise UsageError(f"{expected}, of at most {MAX_SEED}")
+            raise ConfigError(f"{expected}, of at most {MAX_SEED}")
         if len(seeds) + last - first >= MOST_SEEDS:
-            raise UsageError(f"{expected}, at most {MOST_SEEDS:,} of them")
+            raise ConfigError(f"{expected}, at most {MOST_SEEDS:,} of them")
         seeds += range(first, last + 1)
     if len(set(seeds)) < len(seeds):
-        raise UsageError(f"{expected}, each of them once")
+        raise ConfigError(f"{expected}, each of them once")
     return seeds
 
 

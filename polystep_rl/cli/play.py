@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from polystep_rl.cli.options import parse_options, print_json
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.machine import setup_jax
 from polystep_rl.runs.load import load_run
 from polystep_rl.walking.pictures import write_film
@@ -73,9 +73,9 @@ def run(argv: list[str]) -> int:
     for name, least in (("episodes", 1), ("every", 1), ("width", 2), ("max_steps", 1), ("seed", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
     if args.gif is not None and args.gif.suffix.lower() not in (".gif", ".mp4"):
-        raise UsageError(f"--gif {args.gif}: expected a name that ends in .gif or .mp4")
+        raise ConfigError(f"--gif {args.gif}: expected a name that ends in .gif or .mp4")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendering needs no screen
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # which is read when MuJoCo is imported

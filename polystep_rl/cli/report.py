@@ -14,7 +14,7 @@ import tyro
 from polystep_rl.analysis import results
 from polystep_rl.analysis.page import build_report
 from polystep_rl.cli.options import parse_options
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.files import write_atomic
 
 
@@ -33,11 +33,11 @@ class ReportArgs:
 
 
 def collect(paths: Sequence[Path]) -> dict[str, Any]:
-    """All results under the paths as one document; UsageError where there is nothing."""
+    """All results under the paths as one document; ConfigError where there is nothing."""
     runs, failed = [], []
     for path in paths:
         if not path.exists():
-            raise UsageError(f"{path}: no such file or folder; check the path")
+            raise ConfigError(f"{path}: no such file or folder; check the path")
         if path.is_file() or (path / "results.json").exists():
             document = results.load_document(path if path.is_file() else path / "results.json")
             runs += document["runs"]
@@ -45,7 +45,7 @@ def collect(paths: Sequence[Path]) -> dict[str, Any]:
             continue
         folders = [path] if (path / "config.yaml").exists() else sorted(p.parent for p in path.glob("*/config.yaml"))
         if not folders:
-            raise UsageError(f"{path}: holds no run, no comparison and no results.json")
+            raise ConfigError(f"{path}: holds no run, no comparison and no results.json")
         for folder in folders:
             if (folder / "DONE").exists():
                 runs.append(results.record(folder))
@@ -58,7 +58,7 @@ def run(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     args = parse_options(ReportArgs, "report", argv)
     if not args.runs:
-        raise UsageError("no runs given: expected run folders, or the folder of a comparison")
+        raise ConfigError("no runs given: expected run folders, or the folder of a comparison")
     document = collect(args.runs)
     title = args.title or ", ".join(path.name for path in args.runs[:3])
     write_atomic(args.out, build_report([document], title).encode())

@@ -10,7 +10,7 @@ import tyro
 
 from polystep_rl.cli.options import parse_options, print_json
 from polystep_rl.deploy.verify import Checks, verified
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.machine import setup_jax
 
 
@@ -39,9 +39,9 @@ def run(argv: list[str]) -> int:
     args = parse_options(VerifyArgs, "verify", argv)
     for name in ("random", "on_policy", "episodes"):
         if getattr(args, name) < (1 if name == "episodes" else 0):
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected a positive number")
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected a positive number")
     if not args.bundle.is_dir():
-        raise UsageError(f"{args.bundle}: no such folder; expected one that `polystep-rl export RUN` wrote")
+        raise ConfigError(f"{args.bundle}: no such folder; expected one that `polystep-rl export RUN` wrote")
 
     setup_jax()
     checks = Checks(args.random, args.on_policy, args.episodes, args.sanitize, args.seed)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polystep_rl.envs.facts import control_dt, observation_names
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.machine import git_commit, package_versions
 from polystep_rl.policies import mlp_policy
 from polystep_rl.policies.export import bundle
@@ -43,12 +43,12 @@ def read(path: Path, which: str | None = None, precision: str | None = None, env
     """The policy of a run, of a file of ours, or of others, quantised where that is asked.
 
     Raises:
-        UsageError: nothing of that name, or options that do not fit it.
+        ConfigError: nothing of that name, or options that do not fit it.
         ValueError: damaged or foreign files.
     """
     if path.suffix == ".zip" or (not path.is_dir() and is_foreign(path)):
         if env is None:
-            raise UsageError(f"{path}: does not say for which environment it is; name it with --env")
+            raise ConfigError(f"{path}: does not say for which environment it is; name it with `env`")
         spec, params = read_policy(path)
         meta: dict[str, Any] = {"env": env, "source": path.name}
         task, seed = Task(env), 0
@@ -56,11 +56,11 @@ def read(path: Path, which: str | None = None, precision: str | None = None, env
         loaded = load_run(path, which)
         spec, params, meta, task, seed = loaded.policy.spec, loaded.params, loaded.meta, loaded.task, loaded.seed
         if env is not None and env != task.env:
-            raise UsageError(f"--env {env}: {path} is a policy for {task.env}; leave it out")
+            raise ConfigError(f"`env` {env}: {path} is a policy for {task.env}; leave it out")
     made = make_env(task)
     if precision is not None and precision != spec.precision:
         if spec.precision != "float32":
-            raise UsageError(f"--policy {precision}: {path} is {spec.precision}; only a float32 policy is quantised")
+            raise ConfigError(f"`policy` {precision}: {path} is {spec.precision}; only a float32 policy is quantised")
         initial = quantised(made, spec, params, precision)
         spec, params = initial.spec, initial.params
         meta = {**meta, "quantised": initial.report, "eval_return": None}

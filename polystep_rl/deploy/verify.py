@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polystep_rl.deploy.trained import Reference, read, rolled
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 
 CHUNK = 2**25  # numbers of observations at a time
 
@@ -131,7 +131,7 @@ def _routes(
 
     compilers = native.compilers()
     if not compilers:
-        raise UsageError("verify needs a C compiler: install gcc or clang")
+        raise ConfigError("verify needs a C compiler: install gcc or clang")
     sanitized = ("sanitizers", ("-O1", *native.SANITIZERS))
     routes, skipped = [], [f"{c} is not installed" for c in native.COMPILERS if c not in compilers]
     for compiler in compilers:

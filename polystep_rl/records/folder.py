@@ -28,7 +28,7 @@ from polystep_rl.machine import system_info
 from polystep_rl.records.checkpoint import CheckpointError, load_tree, read_meta, save_tree
 from polystep_rl.records.lock import FolderInUse, FolderLock
 from polystep_rl.records.metrics import CsvLogger, Logger, LoggerError, TensorBoardLogger, Value, WandbLogger, to_python
-from polystep_rl.settings.run import _config_text, read_config
+from polystep_rl.settings.run import config_text, read_config
 
 PyTree = Any
 
@@ -94,7 +94,7 @@ class RunDir:
             (path / "checkpoints").mkdir()
             info = {"format": FORMAT, "format_version": 1, **system_info()}
             write_atomic(path / "system_info.json", (json.dumps(info, indent=2) + "\n").encode())
-            write_atomic(path / "config.yaml", _config_text(run.config))
+            write_atomic(path / "config.yaml", config_text(run.config))
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunDirError(f"{run_dir or root}: cannot be written ({reason}); choose another folder") from error
@@ -137,7 +137,7 @@ class RunDir:
     def extend(self, config: Mapping[str, Any]) -> None:
         """Write another configuration: that of a run whose budgets were changed when it was resumed."""
         self.config = plain(config)
-        write_atomic(self.path / "config.yaml", _config_text(self.config))
+        write_atomic(self.path / "config.yaml", config_text(self.config))
 
     # --- writing -------------------------------------------------------------------------------------------------
     def start(

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from polystep_rl.moments import merge_moments
 from polystep_rl.processes import joined_shares
 from polystep_rl.rollout.population import Episodes, RolloutConfig, rollout
 from polystep_rl.rollout.score import MAX_STEPS, Horizon, Penalty, check_episodes, outcome
+from polystep_rl.rollout.sharding import everywhere, mesh_of, pad, repeated, spread
 from polystep_rl.types import Array, Env, Evaluation, Evaluator, Key, Params, Policy, PyTree, Structured
 
 DEFAULT_MAX_BYTES = 256 * 2**20
-AXIS = "candidates"  # of the mesh of devices
 
 
 class Layout(NamedTuple):
@@ -41,92 +39,91 @@ class _Portion(NamedTuple):
     real: Array  # (c,) bool
 
 
-class MadeOf(NamedTuple):
-    """What a device evaluator was made of; the evaluator tells, as ``made_of``."""
-
-    env: Env
-    policy: Policy
-    episodes: int
-    layout: Layout
-    collect_moments: bool
-    penalty: Penalty
-    horizon: Horizon
-
-
-def device_evaluator(
-    env: Env,
-    policy: Policy,
-    episodes: int,
-    layout: Layout = Layout(),
-    collect_moments: bool = False,
-    penalty: Penalty = Penalty(),
-    horizon: Horizon = Horizon(),
-) -> Evaluator:
+@dataclass(frozen=True, eq=False)
+class DeviceEvaluator:
     """Evaluator for a functional environment: n candidates x ``episodes`` episodes, common random numbers.
 
     The candidates are split over the devices (their episodes, where there are fewer candidates than devices); on each
     of them they are decoded, deployed and rolled out in chunks that respect ``layout.max_bytes``. Episode j of every
-    candidate starts from the same reset key. What ``decode`` needs it must bring along as a ``jax.tree_util.Partial``,
-    whose arguments travel to every device. ``penalty`` is in the cost, not in the returns. ``horizon`` cuts episodes
-    where that is sooner than the environment's own limit; where one of the two changes, a call takes the share of the
-    budget that is spent, too.
-    """
-    check_episodes(episodes, horizon)
-    mesh = Mesh(np.array(layout.devices or jax.devices()), (AXIS,))
+    candidate starts from the same reset key.
 
-    def evaluate(
-        key: Key, candidates: PyTree, decode: Callable[[PyTree], Params], share: Array | float = 0.0
+    Raises:
+        ValueError: fewer than one episode or step; from a call, more steps than int32 can count.
+    """
+
+    env: Env
+    policy: Policy
+    episodes: int  # per candidate, at least 1
+    layout: Layout = Layout()
+    collect_moments: bool = False  # also return moments of the observations of live steps
+    penalty: Penalty = Penalty()  # in the cost, not in the returns
+    horizon: Horizon = Horizon()  # cuts episodes where that is sooner than the environment's own limit
+
+    on_host: ClassVar[bool] = False
+    faults: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        check_episodes(self.episodes, self.horizon)
+
+    @property
+    def structured(self) -> bool:
+        """Whether it takes candidates that are never built."""
+        return self.policy.act_structured is not None
+
+    @property
+    def grows(self) -> bool:
+        """Whether episodes or the penalty change while the budget is spent."""
+        return self.horizon.grows or self.penalty.grows
+
+    def close(self) -> None:
+        """Give back nothing: there are no simulators."""
+
+    def __call__(
+        self, key: Key, candidates: PyTree, decode: Callable[[PyTree], Params], spent: Array | float = 0.0
     ) -> Evaluation:
-        limit = jnp.asarray(horizon.at(share, env.spec.horizon), jnp.int32)
+        """Evaluate candidates (see `types.Evaluator`).
+
+        What ``decode`` needs it brings along as a ``jax.tree_util.Partial``, whose arguments travel to every device.
+        """
+        n, episodes, mesh = jax.tree.leaves(candidates)[0].shape[0], self.episodes, mesh_of(self.layout.devices)
+        self._check_steps(n)
+        limit = jnp.asarray(self.horizon.at(spent, self.env.spec.horizon), jnp.int32)
         keys = jax.random.split(key, episodes)
-        n = jax.tree.leaves(candidates)[0].shape[0]
-        longest = int(horizon.at(1.0, env.spec.horizon))
-        if n * episodes * longest > MAX_STEPS:
-            raise ValueError(
-                f"{n:,} candidates x {episodes:,} episodes of up to {longest:,} steps are too many: expected at most "
-                f"{MAX_STEPS:,} steps in all; give fewer episodes"
-            )
         # Few candidates, such as the centre: their episodes are split instead. Moments would count the padding.
-        by_episode = n < mesh.size <= episodes and not collect_moments
+        by_episode = n < mesh.size <= episodes and not self.collect_moments
         shards = mesh.size if n >= mesh.size or by_episode else 1
         portion = _Portion(candidates, jnp.ones(n, bool))
-        if by_episode:  # the padding is some episodes once more
-            keys = keys[np.arange(-(-episodes // shards) * shards) % episodes]
+        if by_episode:
+            keys = keys[repeated(episodes, shards)]
         else:
             portion = jax.tree.map(lambda x: pad(x, shards), portion)
-
-        def run(decode: Callable[[PyTree], Params], portion: _Portion, keys: Key, limit: Array) -> Episodes:
-            act, deployed = _ready(policy, decode(portion.candidates))
-            return rollout(
-                env, act, deployed, keys, layout.rollout, collect_moments, portion.real.sum(), limit, horizon.over
-            )
-
-        def shard(decode: Callable[[PyTree], Params], part: _Portion, keys: Key, limit: Array) -> Episodes:
-            size = chunk_size(decode, policy, part.candidates, layout.max_bytes)
-            out = _in_chunks(lambda portion: run(decode, portion, keys, limit), part, size)
-            return gathered(out) if shards > 1 else jax.tree.map(lambda x: x[None], out)
-
-        given = (decode if isinstance(decode, Partial) else Partial(decode), portion, keys, limit)
+        decode = decode if isinstance(decode, Partial) else Partial(decode)
+        axes = (None, *((None, 0) if by_episode else (0, None)), None)
+        given = (decode, portion, keys, limit)
         if shards > 1:
-            split, whole = PartitionSpec(AXIS), PartitionSpec()
-            # What proposes candidates runs on every device, rather than being split and sent around.
-            given = jax.lax.with_sharding_constraint(given, NamedSharding(mesh, whole))
-            shard = jax.shard_map(
-                shard,
-                mesh=mesh,
-                in_specs=(whole, *((whole, split) if by_episode else (split, whole)), whole),
-                out_specs=whole,
-                check_vma=False,
-            )
-        parts = shard(*given)
+            parts = spread(self._roll_out, mesh, axes)(*everywhere(given, mesh))
+        else:
+            parts = spread(self._roll_out, mesh, None)(*given)
         returns, lengths = (joined_shares(x, n, episodes) for x in (parts.returns, parts.lengths))
         moments = merge_moments(parts.obs_moments)
-        return outcome(returns, lengths, penalty, share, moments)._replace(lane_steps=parts.lane_steps.sum())
+        return outcome(returns, lengths, self.penalty, spent, moments)._replace(lane_steps=parts.lane_steps.sum())
 
-    evaluate.made_of = MadeOf(env, policy, episodes, layout, collect_moments, penalty, horizon)  # type: ignore[attr-defined]
-    evaluate.structured = policy.act_structured is not None  # type: ignore[attr-defined]
-    evaluate.grows = horizon.grows or penalty.grows  # type: ignore[attr-defined]
-    return evaluate
+    def _roll_out(self, decode: Callable[[PyTree], Params], part: _Portion, keys: Key, limit: Array) -> Episodes:
+        """The episodes of some candidates, in equal chunks one after the other where not all fit into memory."""
+        n, size = part.real.shape[0], chunk_size(decode, self.policy, part.candidates, self.layout.max_bytes)
+        if size < n:
+            return _in_chunks(lambda chunk: self._roll_out(decode, chunk, keys, limit), part, n, size)
+        policy, deployed = _ready(self.policy, decode(part.candidates))
+        count, over = part.real.sum(), self.horizon.over
+        return rollout(self.env, policy, deployed, keys, self.layout.rollout, self.collect_moments, count, limit, over)
+
+    def _check_steps(self, n: int) -> None:
+        longest = int(self.horizon.at(1.0, self.env.spec.horizon))
+        if n * self.episodes * longest > MAX_STEPS:
+            raise ValueError(
+                f"{n:,} candidates x {self.episodes:,} episodes of up to {longest:,} steps are too many: expected at "
+                f"most {MAX_STEPS:,} steps in all; give fewer episodes"
+            )
 
 
 def evaluate_params(evaluate: Evaluator, key: Key, params: Params) -> Evaluation:
@@ -144,24 +141,6 @@ def _ready(policy: Policy, candidates: Params | Structured) -> tuple[Policy, PyT
     return policy._replace(act_deployed=lambda own, obs: act(candidates, own, obs)), candidates.own
 
 
-def gathered(out: Episodes) -> Episodes:
-    """The outcomes of all devices, on each of them: leaves (devices, ...). Called within shard_map.
-
-    They travel as one array of 32-bit words: what a small population waits for is how often devices meet.
-    """
-    words = jax.tree.map(lambda x: jax.lax.bitcast_convert_type(x, jnp.uint32), out)
-    flat, unflatten = ravel_pytree(words)
-    parts = jax.vmap(unflatten)(jax.lax.all_gather(flat, AXIS))
-    return jax.tree.map(lambda x, like: jax.lax.bitcast_convert_type(x, like.dtype), parts, out)
-
-
-def pad(x: Array, multiple: int, axis: int = 0) -> Array:
-    """Zeros at the end of an axis, up to a multiple."""
-    extra = list(x.shape)
-    extra[axis] = -x.shape[axis] % multiple
-    return jnp.concatenate([x, jnp.zeros(extra, x.dtype)], axis) if extra[axis] else x
-
-
 def chunk_size(decode: Callable, policy: Policy, part: PyTree, max_bytes: int) -> int:
     """Candidates whose decoded and deployed parameters fit into max_bytes, at least one."""
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), part)
@@ -175,14 +154,13 @@ def chunk_size(decode: Callable, policy: Policy, part: PyTree, max_bytes: int) -
     return max(1, max_bytes // max(1, per_candidate))
 
 
-def _in_chunks(run: Callable[[_Portion], Episodes], part: _Portion, size: int) -> Episodes:
-    """Run equal chunks one after the other; a single chunk runs as it is."""
-    n = jax.tree.leaves(part)[0].shape[0]
-    if size >= n:
-        return run(part)
-    chunks = -(-n // size)
-    size = -(-n // chunks)
+def _in_chunks(run: Callable[[_Portion], Episodes], part: _Portion, n: int, size: int) -> Episodes:
+    """Run n candidates in equal chunks of at most ``size``, one after the other."""
+    size = -(-n // -(-n // size))
     stacked = jax.tree.map(lambda x: pad(x, size).reshape(-1, size, *x.shape[1:]), part)
     out = jax.lax.map(run, stacked)
     flat = lambda x: x.reshape(-1, *x.shape[2:])[:n]  # noqa: E731
     return Episodes(flat(out.returns), flat(out.lengths), merge_moments(out.obs_moments), out.lane_steps.sum())
+
+
+device_evaluator = DeviceEvaluator

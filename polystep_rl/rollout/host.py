@@ -125,9 +125,9 @@ class HostEvaluator:
         self.close()
 
     def __call__(
-        self, key: Key, candidates: PyTree, decode: Callable[[PyTree], Params], share: float = 0.0
+        self, key: Key, candidates: PyTree, decode: Callable[[PyTree], Params], spent: Any = 0.0
     ) -> Evaluation:
-        self._limit = self.horizon.at(share, self.env.spec.horizon)
+        self._limit = self.horizon.at(spent, self.env.spec.horizon)
         decode = decode if isinstance(decode, Partial) else Partial(decode)
         seeds = np.asarray(jax.random.randint(key, (self.episodes,), 0, MAX_SEED), np.int64)
         n = jax.tree.leaves(candidates)[0].shape[0]
@@ -135,7 +135,7 @@ class HostEvaluator:
         own = jax.tree.map(lambda x: x[share_here.candidates], candidates)
         parts = self._outcomes(decode, own, seeds[share_here.episodes])
         returns, lengths, moments = self._together(share_here, parts, n)
-        cost, bad = _finite_cost(returns - float(self.penalty.at(share)) * lengths)
+        cost, bad = _finite_cost(returns - float(self.penalty.at(spent)) * lengths)
         return Evaluation(cost, returns, lengths, lengths.sum(), moments, bad)  # type: ignore[arg-type]
 
     def _outcomes(self, decode: Partial, candidates: PyTree, seeds: np.ndarray) -> list[Ledger]:

@@ -43,13 +43,13 @@ class Horizon(NamedTuple):
     def grows(self) -> bool:
         return self.last is not None
 
-    def at(self, share: Any, own: int) -> Any:
-        """() int, the limit once a share in [0, 1] of the budget is spent, where ``own`` is the environment's."""
+    def at(self, spent: Any, own: int) -> Any:
+        """() int, the limit once a fraction in [0, 1] of the budget is spent, where ``own`` is the environment's."""
         first = min(self.first or own, own)
         last = first if self.last is None else min(self.last, own)
         if first == last:
             return first
-        steps = first * (last / first) ** share
+        steps = first * (last / first) ** spent
         return steps.round().astype(np.int32) if hasattr(steps, "round") else round(steps)
 
     def over(self, metrics: dict[str, Any]) -> Any:
@@ -58,7 +58,7 @@ class Horizon(NamedTuple):
 
 
 class Penalty(NamedTuple):
-    """What the cost counts every step worse than its reward; the returns do not. Below 0 it pays for living."""
+    """Subtracted from every step's reward in the cost, not in reported returns. Negative values reward survival."""
 
     first: float = 0.0
     last: float | None = None  # at the end of the budget, in between linearly; None: always `first`
@@ -67,14 +67,14 @@ class Penalty(NamedTuple):
     def grows(self) -> bool:
         return self.last is not None
 
-    def at(self, share: Any) -> Any:
-        """The penalty once a share in [0, 1] of the budget is spent."""
-        return self.first if self.last is None else self.first + (self.last - self.first) * share
+    def at(self, spent: Any) -> Any:
+        """The penalty once a fraction in [0, 1] of the budget is spent."""
+        return self.first if self.last is None else self.first + (self.last - self.first) * spent
 
 
-def outcome(returns: Array, lengths: Array, penalty: Penalty, share: Array | float, moments: Moments) -> Evaluation:
-    """What returns and lengths (n, r) amount to."""
-    cost, nonfinite = finite_cost(returns if penalty == Penalty() else returns - penalty.at(share) * lengths)
+def outcome(returns: Array, lengths: Array, penalty: Penalty, spent: Array | float, moments: Moments) -> Evaluation:
+    """The evaluation that returns and lengths (n, r) amount to."""
+    cost, nonfinite = finite_cost(returns if penalty == Penalty() else returns - penalty.at(spent) * lengths)
     return Evaluation(cost, returns, lengths, lengths.sum(), moments, nonfinite)
 
 

@@ -1,4 +1,4 @@
-"""``train --train-env-kwarg``: the environment that candidates meet in training, which may change while it goes on."""
+"""Evaluators that follow each other while the budget is spent, such as those of a task that becomes harder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class Stages:
     """
 
     on_host, grows = True, True
+    structured = False
 
     def __init__(self, parts: Sequence[HostEvaluator]) -> None:
         self._parts, self._stage = tuple(parts), 0
@@ -31,10 +32,10 @@ class Stages:
             part.close()
 
     def __call__(
-        self, key: Key, candidates: PyTree, decode: Callable[[PyTree], Params], share: Any = 0.0
+        self, key: Key, candidates: PyTree, decode: Callable[[PyTree], Params], spent: Any = 0.0
     ) -> Evaluation:
-        stage = min(int(share * len(self._parts)), len(self._parts) - 1)
+        stage = min(int(spent * len(self._parts)), len(self._parts) - 1)
         if stage != self._stage:
             self._parts[self._stage].close()
             self._stage = stage
-        return self._parts[stage](key, candidates, decode, share)
+        return self._parts[stage](key, candidates, decode, spent)

@@ -18,14 +18,14 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import yaml
 
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.machine import package_versions
-from polystep_rl.runs.failures import failure
+from polystep_rl.runs.failures import as_flags, failure
 from polystep_rl.settings.algorithms import GRADIENT
 from polystep_rl.settings.run import TrainConfig, from_plain, to_plain
 
@@ -38,45 +38,55 @@ _left = threading.Event()  # this process has left in order
 _ADDRESS = re.compile(r"(?P<host>[^\s:]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})")
 
 
-def check(output: Any, algo: str) -> None:
-    """UsageError, in one line, for flags of a run by several processes that do not fit together."""
-    address, count, index = output.coordinator, output.num_processes, output.process_id
+class Meeting(NamedTuple):
+    """How the processes of a run meet."""
+
+    coordinator: str | None = None  # host:port where process 0 listens, or `AUTO`; None: a run by one process
+    num_processes: int | None = None
+    process_id: int | None = None  # from 0, the process that writes the run folder
+
+
+def check(meeting: Meeting, algo: str, seeds: str | None = None) -> None:
+    """Raise ConfigError for a meeting whose parts do not fit together, or do not fit the algorithm."""
+    address, count, index = meeting
     if address is None:
-        for name, value in (("num-processes", count), ("process-id", index)):
+        for name, value in (("num_processes", count), ("process_id", index)):
             if value is not None:
-                raise UsageError(
-                    f"--{name} {value} without --coordinator: give it the address of process 0, such as 10.0.0.1:4567"
+                raise ConfigError(
+                    f"`{name}` {value} without `coordinator`: give it the address of process 0, such as 10.0.0.1:4567"
                 )
         return
-    if output.seeds is not None:
-        raise UsageError(f"--seeds {output.seeds} with --coordinator: several processes do one run; give --seed")
+    if seeds is not None:
+        raise ConfigError(f"`seeds` {seeds} with `coordinator`: several processes do one run; give `seed`")
     if algo in GRADIENT:
-        raise UsageError(f"--coordinator with {algo}, which trains in one process: leave it out")
+        raise ConfigError(f"`coordinator` with {algo}, which trains in one process: leave it out")
     if address != AUTO:
         if not _ADDRESS.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 2**16:
-            raise UsageError(
-                f"--coordinator {address}: expected host:port of process 0, such as 10.0.0.1:4567, or {AUTO}"
+            raise ConfigError(
+                f"`coordinator` {address}: expected host:port of process 0, such as 10.0.0.1:4567, or {AUTO}"
             )
         if count is None or index is None:
-            raise UsageError("--coordinator also needs --num-processes and --process-id (0 is the process that writes)")
+            raise ConfigError(
+                "`coordinator` also needs `num_processes` and `process_id` (0 for the process that writes)"
+            )
     if count is not None and count < 1:
-        raise UsageError(f"--num-processes {count}: expected at least 1")
+        raise ConfigError(f"`num_processes` {count}: expected at least 1")
     if index is not None and not 0 <= index < (count or 2**31):
-        raise UsageError(f"--process-id {index}: expected 0 to {(count or 2**31) - 1}, each once")
+        raise ConfigError(f"`process_id` {index}: expected 0 to {(count or 2**31) - 1}, each once")
 
 
 @contextlib.contextmanager
-def joined(output: Any) -> Iterator[None]:
+def joined(meeting: Meeting) -> Iterator[None]:
     """Join the other processes of the run for the length of a `with` block; alone, do nothing.
 
     Whatever ends the block early ends all processes, each with one line that says which of them failed, and why.
     """
-    if output.coordinator is None:
+    if meeting.coordinator is None:
         yield
         return
     _redirect()
     try:
-        _join(output)
+        _join(meeting)
         watch = threading.Thread(target=_watch, daemon=True)
         watch.start()
         yield
@@ -88,7 +98,7 @@ def joined(output: Any) -> Iterator[None]:
 
 
 def agreed_settings(config: TrainConfig, complete: bool) -> TrainConfig:
-    """The leader's settings. UsageError where this process was given others, or runs other versions.
+    """Return the leader's settings. ConfigError where this process was given others, or runs other versions.
 
     ``complete`` is whether it knows its settings: a run that is resumed may have its folder on the leader's machine.
     """
@@ -103,7 +113,7 @@ def agreed_settings(config: TrainConfig, complete: bool) -> TrainConfig:
         for name in sorted(own.keys() | leading[part].keys()):
             one, other = own.get(name), leading[part].get(name)
             if one != other:
-                raise UsageError(f"{name} is {one} here and {other} in process 0: {_SAME[part]}")
+                raise ConfigError(f"{name} is {one} here and {other} in process 0: {_SAME[part]}")
     return from_plain(TrainConfig, leading["settings"])
 
 
@@ -121,34 +131,35 @@ def _client() -> Any:
     return _state().client  # the store of texts has no public name
 
 
-def _join(output: Any) -> None:
-    """UsageError, in one line, where the processes do not come together."""
+def _join(meeting: Meeting) -> None:
+    """Bring the processes together. ConfigError, in one line, where they do not meet."""
     jax.config.update("jax_enable_preemption_service", False)
-    given, where = {}, "as the cluster has it"
-    if output.coordinator != AUTO:
-        given["coordinator_address"] = where = output.coordinator
+    given: dict[str, Any] = {}
+    where, address = "as the cluster has it", meeting.coordinator or AUTO
+    if address != AUTO:
+        given["coordinator_address"] = where = address
         try:
-            socket.getaddrinfo(output.coordinator.rpartition(":")[0].strip("[]"), None)
+            socket.getaddrinfo(address.rpartition(":")[0].strip("[]"), None)
         except OSError as error:
-            raise UsageError(f"--coordinator {where}: no such host ({error.strerror or error})") from None
+            raise ConfigError(f"`coordinator` {where}: no such host ({error.strerror or error})") from None
     late = threading.Timer(JOIN_SECONDS, _not_met, [where])
     late.daemon = True
     late.start()
     try:
         jax.distributed.initialize(
             **given,
-            num_processes=output.num_processes,
-            process_id=output.process_id,
+            num_processes=meeting.num_processes,
+            process_id=meeting.process_id,
             initialization_timeout=JOIN_SECONDS + 60,  # then JAX would abort the process
             heartbeat_timeout_seconds=GONE_SECONDS,
         )
     except ValueError as error:
-        raise UsageError(
-            f"--coordinator {output.coordinator}: no cluster found that JAX knows, such as Slurm or Open MPI: give "
-            f"host:port, --num-processes and --process-id ({error})"
+        raise ConfigError(
+            f"`coordinator` {meeting.coordinator}: no cluster found that JAX knows, such as Slurm or Open MPI: give "
+            f"host:port, `num_processes` and `process_id` ({error})"
         ) from None
     except RuntimeError as error:
-        raise UsageError(f"--coordinator {where}: {error}; is the port free?") from None
+        raise ConfigError(f"`coordinator` {where}: {error}; is the port free?") from None
     finally:
         late.cancel()
 
@@ -194,7 +205,7 @@ def _watch() -> None:
 
 def _gone(which: str) -> str:
     said = f"process {which} of {_state().num_processes} has gone: it was killed, or its machine or the network failed"
-    return f"{said}; what was checkpointed goes on with --resume"
+    return f"{said}; what was checkpointed goes on with `resume`"
 
 
 def _roll_call() -> str:
@@ -232,7 +243,7 @@ def _say_and_exit(text: str, code: int = 1) -> None:
     """End this process at once, whatever its threads are at: files are written atomically, nothing is left to do."""
     with contextlib.suppress(Exception):
         sys.stdout.flush()
-    os.write(2, f"polystep-rl: error: {' '.join(text.split())}\n".encode())
+    os.write(2, f"polystep-rl: error: {as_flags(' '.join(text.split()))}\n".encode())
     if jax.distributed.is_initialized() and _state().process_id == 0:
         time.sleep(ANSWER_SECONDS / 2)  # the others read why from the service, which ends with this process
     os._exit(code)

@@ -5,38 +5,42 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import jax
 import numpy as np
 from gymnasium import spaces
-from rich.console import Console
 
 from polystep_rl.baselines.arithmetic import Static
 from polystep_rl.envs.host.single import is_known, make_single
 from polystep_rl.envs.host.spaces import flat_observations, policy_actions
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.moments import RunningScales
 from polystep_rl.policies import frozen, mlp_policy, precision, save_policy
 from polystep_rl.policies.io import BEST_POLICY, POLICY
 from polystep_rl.policies.quantise.post_training import quantise as fit
 from polystep_rl.records.folder import RunDir
-from polystep_rl.runs.judging import centre_function, close, evaluate_on_test, simulator_facts, summarise
+from polystep_rl.runs.display import Display
+from polystep_rl.runs.judging import centre_evaluator, evaluate_on_test, simulator_facts, summarise
 from polystep_rl.runs.observer import interruptible
-from polystep_rl.runs.opening import new_run, with_threshold
+from polystep_rl.runs.opening import Destination, new_run, with_threshold
 from polystep_rl.runs.parts import make_scaled_policy, prior_moments
 from polystep_rl.runs.start import initial
+from polystep_rl.runs.summary import summarised
 from polystep_rl.runs.task import Task, its_own_error, keyword_arguments, make_env
 from polystep_rl.search.observing import INPUT
-from polystep_rl.settings.checks import check_ranges
 from polystep_rl.settings.run import TrainConfig
-from polystep_rl.training.state import EVAL_COLUMNS, streams
-from polystep_rl.types import Env, HostEnv, Params, Policy, PolicySpec
+from polystep_rl.training.state import EVAL_COLUMNS, streak_after, streams
+from polystep_rl.types import Env, Evaluation, HostEnv, Key, Params, Policy, PolicySpec
 
 if TYPE_CHECKING:
     from polystep_rl.baselines.sb3.train import SB3Result
+
+
+Evaluate = Callable[[Key, Params], Evaluation]
 
 
 def static_numbers(spec: PolicySpec) -> Static:
@@ -59,13 +63,12 @@ class GradientObserver:
     """Evaluates the deployed policy at every report, writes metrics and policies, and shows the progress line."""
 
     def __init__(
-        self, run: RunDir, env: Env | HostEnv, policy: Policy, config: TrainConfig, stream: TextIO, quiet: bool
+        self, run: RunDir, env: Env | HostEnv, policy: Policy, config: TrainConfig, display: Display, evaluate: Evaluate
     ) -> None:
         self.run, self.policy, self.config = run, policy, config
         self.goal = with_threshold(config, env).stop_reward
-        self.console = None if quiet else Console(file=stream, highlight=False, soft_wrap=True)
+        self.display, self.evaluate = display, evaluate
         self.keys = streams(config.seed)
-        self.evaluate = centre_function(env, policy, config.eval_episodes, self.keys.evaluation)
         self.began, self.stop, self.reports, self.eval_env_steps = time.perf_counter(), False, 0, 0
         self.best_return, self.streak = -np.inf, 0
         self.best_params: Params | None = None
@@ -92,13 +95,13 @@ class GradientObserver:
                 "time/seconds": seconds,
             },
         )
-        if self.console is not None:
-            self.console.print(
-                f"steps {env_steps:>10,}  {env_steps / seconds:>8,.0f}/s  training {train_return:>8.1f}  "
-                f"eval {found['mean_return']:>8.1f}"
-            )
-        goal = self.goal
-        self.streak = self.streak + 1 if goal is not None and found["mean_return"] >= goal else 0
+        self.display(
+            f"steps {env_steps:>10,}  {env_steps / seconds:>8,.0f}/s  training {train_return:>8.1f}  "
+            f"eval {found['mean_return']:>8.1f}",
+            env_steps,
+            True,
+        )
+        self.streak = streak_after(self.streak, found["mean_return"], self.goal)
         return self.stop or self.streak >= 2 or self._out_of_time(seconds)
 
     def _out_of_time(self, seconds: float) -> bool:
@@ -141,43 +144,44 @@ def _training_env(env: Env | HostEnv, config: TrainConfig) -> tuple[Any, str]:
     """What `train_sb3` trains on, and its name: lanes of EnvPool where that is asked for, or where only EnvPool has the
     task, Gymnasium's own environments everywhere else."""
     task = Task.of(config)
-    if getattr(env, "simulator", "jax") == "envpool" and (task.simulator == "envpool" or not is_known(task.env)):
+    if simulator_facts(env)["simulator"] == "envpool" and (task.simulator == "envpool" or not is_known(task.env)):
         return make_env(task._replace(crn=False)), "envpool"  # lanes that live on
     return partial(_flat_env, task), "gymnasium"
 
 
-def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handler: bool = True) -> dict[str, Any]:
-    """Train with stable-baselines3; returns the summary that `--json` prints and `summary.json` holds."""
+def run_gradient(config: TrainConfig, to: Destination, display: Display, handle_interrupt: bool) -> dict[str, Any]:
+    """Train with stable-baselines3; returns the summary of the run."""
     try:
         from polystep_rl.baselines.sb3.train import train_sb3
     except ModuleNotFoundError as error:
-        raise UsageError(f"--algo {config.algo} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
-    if output.resume is not None:
-        raise UsageError(f"--resume: a run of {config.algo} cannot be continued; start it anew")
+        raise ConfigError(f"`algo` {config.algo} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
+    if to.resume is not None:
+        raise ConfigError(f"`resume`: a run of {config.algo} cannot be continued; start it anew")
     if config.total_timesteps is None or config.generations is not None:
-        raise UsageError(f"--algo {config.algo} takes its budget in env steps: give --total-timesteps")
+        raise ConfigError(f"`algo` {config.algo} takes its budget in env steps: give `total_timesteps`")
     env = make_env(Task.of(config), config.workers)
     try:
-        check_ranges(config)
         given = None if config.init is None else initial(env, config)
         policy = make_scaled_policy(env, config) if given is None else mlp_policy(given.spec)
         spec = policy.spec
         if spec.sides is not None or spec.weight_copies > 1 or spec.squash == "table" or spec.gain != 1:
-            raise UsageError(
-                f"--init {config.init}: a policy whose legs share a network, with several one-bit weights for each "
-                f"input, or with a gain or a table of tanh has no gradients here; search on from it with --algo "
+            raise ConfigError(
+                f"`init` {config.init}: a policy whose legs share a network, with several one-bit weights for each "
+                f"input, or with a gain or a table of tanh has no gradients here; search on from it with `algo` "
                 f"polystep, or start {config.algo} anew"
             )
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise ConfigError(str(error)) from None
     training, simulator = _training_env(env, config)
-    run = new_run(dataclasses.replace(config, hidden=policy.spec.hidden), output)
-    observer = GradientObserver(run, env, policy, config, stream, output.quiet)
-    guard = interruptible(observer) if install_handler else contextlib.nullcontext()
     algo, _, gradients = config.algo.partition("-")
     running = algo == "ppo" and config.observation_scale == "running" and given is None
-    try:
-        with guard:
+    key = streams(config.seed).evaluation
+    with contextlib.ExitStack() as stack:
+        run = new_run(dataclasses.replace(config, hidden=policy.spec.hidden), to)
+        stack.callback(run.close)
+        evaluate = stack.enter_context(centre_evaluator(env, policy, config.eval_episodes, key))
+        observer = GradientObserver(run, env, policy, config, display, evaluate)
+        with interruptible(observer, handle_interrupt):
             if given is not None:  # while nothing does better, it is the best
                 observer.report(0, given.params, {"rollout/ep_rew_mean": np.nan, "episodes": 0, "updates": 0})
             result = train_sb3(
@@ -195,11 +199,7 @@ def run_gradient(config: TrainConfig, output: Any, stream: TextIO, install_handl
                 start=None if given is None else given.params,
                 scales=RunningScales(prior_moments(env), config.observation_unit) if running else None,
             )
-            summary = _finish(run, observer, env, result, simulator)
-    finally:
-        run.close()
-        close(getattr(observer.evaluate, "args", (None,))[0])
-    return summary
+            return _finish(run, observer, env, result, simulator)
 
 
 def _finish(
@@ -215,8 +215,7 @@ def _finish(
         meta |= {"env_steps": result.env_steps, "eval_return": value}
         save_policy(run.path / name, policy.spec, params, meta)
     stopped_by = observer.stopped_by(result.interrupted)
-    summary = {
-        "run_dir": str(run.path),
+    counts = {
         "env_steps": result.env_steps,
         "candidates": None,
         "episodes": result.episodes,
@@ -224,13 +223,9 @@ def _finish(
         "updates": result.updates,
         "eval_env_steps": observer.eval_env_steps,
         "wall_seconds": time.perf_counter() - observer.began,
-        "stopped_by": stopped_by,
-        "reward_threshold": env.spec.reward_threshold,
-        **simulator_facts(env),
-        "train_simulator": train_simulator,
-        "best_eval_return": float(observer.best_return),
-        "eval": evaluation,
     }
+    best_return = float(observer.best_return)
+    summary = summarised(env, run.path, stopped_by, evaluation, counts, best_return, train_simulator)
     if stopped_by != "interrupt":
         run.finish(summary)
     return summary

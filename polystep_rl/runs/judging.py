@@ -1,21 +1,25 @@
-"""Environments and evaluators for whatever simulates them; shared by the commands."""
+"""Evaluators for whatever simulates an environment, and the evaluation of what is deployed."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Hashable
+import os
+from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import jax
 import numpy as np
 
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.processes import jitted
-from polystep_rl.rollout.device import device_evaluator, evaluate_params
-from polystep_rl.rollout.host import host_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator, evaluate_params
+from polystep_rl.rollout.host import HostEvaluator
 from polystep_rl.rollout.score import Horizon, Penalty
+from polystep_rl.runs.load import load_run
 from polystep_rl.runs.task import on_host
-from polystep_rl.settings.checks import MAX_SEED
+from polystep_rl.settings.run import MAX_SEED
 from polystep_rl.training.state import streams
 from polystep_rl.types import Env, Evaluation, Evaluator, HostEnv, Key, Params, Policy
 
@@ -36,8 +40,8 @@ def make_evaluator(
 ) -> Evaluator:
     """An evaluator for an environment; ``key`` is the stream of simulators that have one of their own."""
     if on_host(env):
-        return host_evaluator(
-            cast(HostEnv, env),
+        return HostEvaluator(
+            env,
             policy,
             episodes,
             collect_moments=collect_moments,
@@ -45,7 +49,7 @@ def make_evaluator(
             penalty=penalty,
             horizon=horizon,
         )
-    return device_evaluator(
+    return DeviceEvaluator(
         cast(Env, env),
         policy,
         episodes,
@@ -55,23 +59,21 @@ def make_evaluator(
     )
 
 
-def close(*evaluators: Any) -> None:
-    """Give back the simulators of evaluators that have any."""
-    for evaluate in evaluators:
-        if hasattr(evaluate, "close"):
-            evaluate.close()
-
-
-def centre_function(env: Env | HostEnv, policy: Policy, episodes: int, key: Key) -> Callable[[Key, Params], Evaluation]:
-    """(key, params) -> Evaluation of one parameter set; compiled where it can be."""
-    if on_host(env):
-        return functools.partial(evaluate_params, make_evaluator(env, policy, episodes, key))
-    return _device_centre(cast(Hashable, env), policy, episodes)
+@contextlib.contextmanager
+def centre_evaluator(
+    env: Env | HostEnv, policy: Policy, episodes: int, key: Key
+) -> Iterator[Callable[[Key, Params], Evaluation]]:
+    """(key, params) -> Evaluation of one parameter set, for the length of a `with` block; compiled where it can be."""
+    if not on_host(env):
+        yield _device_centre(cast(Hashable, env), policy, episodes)
+        return
+    with contextlib.closing(make_evaluator(env, policy, episodes, key)) as evaluate:
+        yield functools.partial(evaluate_params, evaluate)
 
 
 @functools.lru_cache(maxsize=4)
 def _device_centre(env: Any, policy: Policy, episodes: int) -> Callable[[Key, Params], Evaluation]:
-    return jitted(functools.partial(evaluate_params, device_evaluator(env, policy, episodes)))
+    return jitted(functools.partial(evaluate_params, DeviceEvaluator(env, policy, episodes)))
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:
@@ -86,25 +88,45 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def check_test(episodes: int, seed: int) -> None:
-    """UsageError where there are no such test episodes."""
+    """Raise ConfigError where there are no such test episodes."""
     if episodes < 1:
-        raise UsageError(f"--episodes {episodes}: expected at least 1")
+        raise ConfigError(f"`episodes` {episodes}: expected at least 1")
     if not 0 <= seed <= MAX_SEED:
-        raise UsageError(f"--seed {seed}: expected 0 to {MAX_SEED}")
+        raise ConfigError(f"`seed` {seed}: expected 0 to {MAX_SEED}")
 
 
 def evaluate_on_test(env: Env | HostEnv, policy: Policy, params: Params, episodes: int, seed: int) -> dict[str, Any]:
     """Evaluate on episodes of the test stream of a seed, which training never draws from."""
     check_test(episodes, seed)
     key = streams(seed).test
-    evaluate = centre_function(env, policy, episodes, key)
-    try:
+    with centre_evaluator(env, policy, episodes, key) as evaluate:
         found = summarise(jax.device_get(evaluate(key, params)))
-    finally:
-        close(getattr(evaluate, "args", (None,))[0])
     return {**found, **simulator_facts(env)}
 
 
+def evaluate(
+    run: str | os.PathLike[str], episodes: int = 256, seed: int | None = None, which: str | None = None
+) -> dict[str, Any]:
+    """Evaluate a trained policy on fresh episodes, in the environment that it was trained for.
+
+    Args:
+        run: a run folder (`Run.path`), or a policy file.
+        episodes: to average over, at least 1.
+        seed: of the test episodes; the run's own by default. Training never draws from this stream.
+        which: "best" by held-out evaluation during training, or "last"; by default the one that the run deploys.
+
+    Returns:
+        mean_return, std_return, mean_length, episodes, simulator, crn.
+
+    Raises:
+        ConfigError: nothing of that name, or episodes or a seed out of range.
+        ValueError: damaged or foreign files.
+    """
+    loaded = load_run(Path(run), which)
+    own = loaded.seed if seed is None else seed
+    return evaluate_on_test(loaded.env, loaded.policy, loaded.params, episodes, own)
+
+
 def simulator_facts(env: Env | HostEnv) -> dict[str, Any]:
-    """What simulated, and whether all candidates of a generation met the same episodes."""
-    return {"simulator": getattr(env, "simulator", "jax"), "crn": bool(getattr(env, "crn", True))}
+    """The simulator, and whether all candidates of a generation met the same episodes."""
+    return {"simulator": env.simulator, "crn": bool(env.crn)} if on_host(env) else {"simulator": "jax", "crn": True}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.policies import mlp_policy
 from polystep_rl.policies.io import POLICY, SavedPolicy, find_policy, load_policy
 from polystep_rl.runs.task import Task, make_env
@@ -29,7 +29,7 @@ def load_run(path: Path, which: str | None = None) -> LoadedRun:
     """Load the best or the last policy of a run folder (default: the one it deploys), or a policy file's pair.
 
     Raises:
-        UsageError: nothing of that name.
+        ConfigError: nothing of that name.
         ValueError: damaged or foreign files.
     """
     bundle = (path / f"{POLICY}.json").exists() and not (path / "config.yaml").exists()
@@ -38,7 +38,7 @@ def load_run(path: Path, which: str | None = None) -> LoadedRun:
     except ValueError as error:
         if path.is_dir():
             load_yaml(path / "config.yaml")  # says so where it is no run at all
-        raise UsageError(str(error)) from None
+        raise ConfigError(str(error)) from None
     seed = load_yaml(folder / "config.yaml").seed if folder.is_dir() and not bundle else 0
     saved: SavedPolicy = load_policy(path)
     if not isinstance(saved.meta.get("env"), str):

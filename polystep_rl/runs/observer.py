@@ -1,34 +1,34 @@
-"""What a training run hears of itself: metrics, checkpoints and policies to write, a progress line, an interrupt."""
+"""Observers of a training run: they write metrics, checkpoints and policies, show progress, and heed Ctrl-C."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
+from polystep_rl.errors import TrainError
 from polystep_rl.policies import frozen, save_policy
 from polystep_rl.policies.io import BEST_POLICY, POLICY
 from polystep_rl.processes import same_everywhere
 from polystep_rl.records.folder import RunDir
+from polystep_rl.runs.display import Display
 from polystep_rl.runs.judging import simulator_facts
 from polystep_rl.runs.parts import Parts
 from polystep_rl.runs.task import Task
 from polystep_rl.settings.run import TrainConfig
-from polystep_rl.training.state import Observer, Progress, Row, TrainError
+from polystep_rl.training.state import Observer, Progress, Row
 from polystep_rl.types import Params
-
-LINE_SECONDS = 0.5  # between two updates of the progress line
 
 
 class Watcher(Observer):
-    """What every process of a run has: it can be interrupted, and knows which policy is deployed. It writes nothing."""
+    """Observer of every process of a run: can be interrupted, and knows which policy is deployed. Writes nothing."""
 
     run: RunDir | None = None
 
@@ -54,7 +54,7 @@ class Watcher(Observer):
             )
 
     def finish(self, progress: Progress) -> Params:
-        """What the settings deploy."""
+        """The policy that the settings deploy."""
         last, best = self.last_and_best(progress)
         return best if self.config.deploy == "best" else last
 
@@ -72,15 +72,12 @@ class RunObserver(Watcher):
         run: RunDir,
         parts: Parts,
         config: TrainConfig,
-        stream: TextIO,
-        quiet: bool,
+        display: Display,
         wall_before: float = 0.0,
     ) -> None:
         super().__init__(parts, config, wall_before)
-        self.run = run
-        self.console = Console(file=stream, highlight=False, soft_wrap=True)
-        self.quiet = quiet
-        self._shown, self._last_eval = 0.0, None
+        self.run, self.display = run, display
+        self._last_eval = None
         # Where the rate behind the ETA is measured from: after the first chunk, then after the first evaluation,
         # since both of them compile.
         self._warm: tuple[float, int] | None = None
@@ -96,9 +93,7 @@ class RunObserver(Watcher):
         evaluated = rows[-1]["eval/mean_reward"] is not None
         if self._warm is None or (evaluated and not self._warm_eval):
             self._warm, self._warm_eval = (now, rows[-1]["env_steps"]), evaluated
-        if not self.quiet and (evaluated or now - self._shown > LINE_SECONDS):
-            self._shown = now
-            self.console.print(self._line(rows[-1]))
+        self.display(self._line(rows[-1]), rows[-1]["env_steps"], evaluated)
 
     def _line(self, row: Row) -> str:
         steps, total = row["env_steps"], self.config.total_timesteps
@@ -158,8 +153,14 @@ def best_return(progress: Progress) -> float | None:
 
 
 @contextlib.contextmanager
-def interruptible(observer: Any) -> Iterator[None]:
-    """The first Ctrl-C ends the run after the current chunk and saves it; a second one ends the process."""
+def interruptible(observer: Any, wanted: bool = True) -> Iterator[None]:
+    """Let the first Ctrl-C end the run after the current chunk and save it; a second one ends the process.
+
+    Nothing changes where that is not ``wanted``, or outside the main thread, which alone can have signal handlers.
+    """
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def handle(signum: int, frame: Any) -> None:
         observer.stop = True

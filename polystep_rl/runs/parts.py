@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import jax
 
 from polystep_rl.envs.robots.locomotion import gait_sides
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.policies import make_policy, mlp_policy
 from polystep_rl.rollout.calibration import observation_scale, random_action_moments
 from polystep_rl.rollout.host import HostEvaluator
@@ -17,12 +17,11 @@ from polystep_rl.rollout.score import Horizon, Penalty
 from polystep_rl.rollout.stages import Stages
 from polystep_rl.runs.judging import make_evaluator
 from polystep_rl.runs.start import Initial, initial
-from polystep_rl.runs.strategy import episodes_per_candidate, make_algorithm
+from polystep_rl.runs.strategy import episodes_per_candidate, make_strategy
 from polystep_rl.runs.task import CALIBRATION_SEED, Task, make_env, on_host, training_envs
 from polystep_rl.search.observing import observing
 from polystep_rl.search.racing import racing
-from polystep_rl.settings.checks import check_ranges, train_end
-from polystep_rl.settings.run import TrainConfig
+from polystep_rl.settings.run import TrainConfig, train_end
 from polystep_rl.training.state import Streams, streams
 from polystep_rl.types import Env, Evaluator, HostEnv, Moments, Params, Policy, Strategy
 
@@ -39,13 +38,14 @@ class Parts(NamedTuple):
     evaluate_centre: Evaluator  # the point to deploy, on held-out episodes
     keys: Streams
 
+    def close(self) -> None:
+        """Give back the simulators."""
+        self.evaluate.close()
+        self.evaluate_centre.close()
+
 
 def make_parts(config: TrainConfig) -> Parts:
-    """Build everything that a configuration describes. UsageError for settings that do not fit together."""
-    try:
-        check_ranges(config)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    """Build everything that a configuration describes. ConfigError for settings that do not fit together."""
     common = dataclasses.replace(config, **_of_one_run(config))
     shared = _shared_parts(common)
     if on_host(shared.env):  # its pool belongs to one run
@@ -81,7 +81,7 @@ class _Shared(NamedTuple):
 def _shared_parts(config: TrainConfig) -> _Shared:
     env = make_env(Task.of(config), config.workers)
     try:
-        strategy = make_algorithm(config)
+        strategy = make_strategy(config.algo, config.search)
         given = None if config.init is None else initial(env, config)
         if given is not None:  # it brings its own input scales, and keeps them
             policy = mlp_policy(given.spec)
@@ -92,7 +92,7 @@ def _shared_parts(config: TrainConfig) -> _Shared:
         if config.starts > 1:
             strategy = racing(strategy, config.starts, config.start_generations)
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise ConfigError(str(error)) from None
     return _Shared(env, policy, strategy, given)
 
 
@@ -100,7 +100,7 @@ def _evaluators(env: Env | HostEnv, policy: Policy, config: TrainConfig) -> tupl
     """Of candidates and of the centre."""
     keys, running = streams(config.seed), config.observation_scale == "running" and config.init is None
     try:
-        episodes = episodes_per_candidate(config)
+        episodes = episodes_per_candidate(config.search)
         horizon = Horizon(config.train_horizon, config.train_horizon_final, *train_end(config.train_end))
         penalty = Penalty(config.step_penalty, config.step_penalty_final)
         parts = [
@@ -110,7 +110,7 @@ def _evaluators(env: Env | HostEnv, policy: Policy, config: TrainConfig) -> tupl
         evaluate = parts[0] if len(parts) == 1 else Stages(cast(list[HostEvaluator], parts))
         return evaluate, make_evaluator(env, policy, config.eval_episodes, keys.evaluation)
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise ConfigError(str(error)) from None
 
 
 _shared_evaluators: Any = functools.lru_cache(maxsize=2)(_evaluators)

@@ -1,7 +1,8 @@
-"""``train --init POLICY``: the search starts at a given policy, quantised first where another precision is wanted."""
+"""Starts a search at a given policy, quantised first where another precision is wanted."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.policies import frozen, load_policy, make_policy, mlp_policy, quantise
 from polystep_rl.policies.convert import ForeignMLP, from_foreign, load_foreign
 from polystep_rl.policies.io import FORMAT, find_policy
@@ -38,16 +39,16 @@ def read_policy(path: Path) -> tuple[PolicySpec, Params]:
     """The policy in a run folder, a policy file of ours, a model of stable-baselines3 (.zip), or a foreign MLP.
 
     Raises:
-        UsageError: nothing there, or a missing package.
+        ConfigError: nothing there, or a missing package.
         ValueError: a file that does not hold a policy (one line).
     """
     if not path.exists() and not path.with_suffix(".json").exists():
-        raise UsageError(f"--init {path}: no such run folder or policy file; check the path")
+        raise ConfigError(f"`init` {path}: no such run folder or policy file; check the path")
     if path.suffix == ".zip":
         try:
             from polystep_rl.baselines.sb3.import_model import read_sb3
         except ModuleNotFoundError as error:
-            raise UsageError(f"--init {path} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
+            raise ConfigError(f"`init` {path} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
         return from_foreign(ForeignMLP(**read_sb3(path)))
     if path.is_dir():
         path = find_policy(path)
@@ -70,17 +71,19 @@ def initial(env: Env | HostEnv, config: TrainConfig) -> Initial:
     """The start of the search that ``config.init`` names, in the precision that ``config.policy`` names.
 
     Raises:
-        UsageError: a policy that does not fit the environment, or cannot be quantised.
+        ConfigError: a policy that does not fit the environment, or cannot be quantised.
     """
     assert config.init is not None
     spec, params = read_policy(Path(config.init))
     _check_fits(env, spec, config.init)
     if spec.precision == config.policy:
         if config.init_widen > 1:
-            raise UsageError(f"--init-widen {config.init_widen}: {config.init} is {spec.precision} already, and kept")
+            raise ConfigError(f"`init_widen` {config.init_widen}: {config.init} is {spec.precision} already, and kept")
         return Initial(spec, params, (spec, params), {})
     if spec.precision != "float32":
-        raise UsageError(f"--init {config.init}: it is {spec.precision}; only a float32 policy becomes {config.policy}")
+        raise ConfigError(
+            f"`init` {config.init}: it is {spec.precision}; only a float32 policy becomes {config.policy}"
+        )
     copies = config.weight_copies if config.policy == "binary" else 1
     free = config.algo not in GRADIENT  # which have no such heads
     return quantised(env, spec, params, config.policy, config.init_widen, copies, free)
@@ -107,12 +110,20 @@ def quantised(
 
 
 def _check_fits(env: Env | HostEnv, spec: PolicySpec, path: str) -> None:
-    """UsageError unless a policy has the observations and actions of an environment."""
+    """ConfigError unless a policy has the observations and actions of an environment."""
     wanted = make_policy(env.spec, (), "float32").spec
     for name in ("obs_size", "head", "action_size", "groups"):
         if getattr(spec, name) != getattr(wanted, name):
-            raise UsageError(
-                f"--init {path}: its {name} is {getattr(spec, name)}, {env.spec.id} needs {getattr(wanted, name)}"
+            raise ConfigError(
+                f"`init` {path}: its {name} is {getattr(spec, name)}, {env.spec.id} needs {getattr(wanted, name)}"
             )
     if not np.allclose(spec.action_low + spec.action_high, wanted.action_low + wanted.action_high):
-        raise UsageError(f"--init {path}: its actions have other bounds than those of {env.spec.id}")
+        raise ConfigError(f"`init` {path}: its actions have other bounds than those of {env.spec.id}")
+
+
+def saved_start(config: TrainConfig, resume: Path | None) -> TrainConfig:
+    """The settings of a resumed run with the start that it has saved: it may have been quantised, or moved since."""
+    saved = None if resume is None else resume / f"{FILE}.json"
+    if config.init is None or saved is None or not saved.exists():
+        return config
+    return dataclasses.replace(config, init=str(saved), init_widen=1)

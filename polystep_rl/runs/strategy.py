@@ -1,125 +1,58 @@
-"""From settings to the strategy that they describe."""
+"""The population search that a configuration names, from its entry in `settings.algorithms`."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, cast
 
-import optax
-
-from polystep_rl.errors import ConfigError, UsageError
-from polystep_rl.search import polystep as ps
-from polystep_rl.search import polytope, schedules, shaping, subspace, transport
-from polystep_rl.search.wrappers import amortise, averaged, transformed, within
-from polystep_rl.settings.algorithms import SETTINGS, EvolutionConfig, SearchConfig
-from polystep_rl.settings.checks import check_ranges
-from polystep_rl.settings.run import TrainConfig
+from polystep_rl.errors import ConfigError
+from polystep_rl.search.wrappers import averaged, transformed, within
+from polystep_rl.settings.algorithms import ALGORITHMS, AlgorithmSettings, Population, entry_of
 from polystep_rl.types import Strategy
 
-MAX_NUMBERS = 2**24  # coordinates of one particle's candidates; more is a slip of the finger
 
+def make_strategy(algo: str, settings: AlgorithmSettings) -> Strategy:
+    """The strategy of an algorithm's entry, kept within its weight limit and averaged where the settings say so.
 
-def _schedule(search: SearchConfig, init: float, final: float | None) -> optax.Schedule:
-    if final is None or final == init:
-        return schedules.constant(init)
-    steps = search.schedule_generations
-    if search.schedule == "linear":
-        return schedules.linear(init, final, abs(init - final) / steps)
-    if search.schedule == "cosine":
-        return schedules.cosine(init, final, steps)
-    if search.schedule == "cosine_restarts":
-        return schedules.cosine_restarts(init, final, steps)
-    return schedules.power(init, 0.5, final, steps)
-
-
-def _radius(search: SearchConfig, init: float, final: float | None) -> ps.Radius:
-    schedule = _schedule(search, init, final)
-    if search.radii_times_epsilon:
-        return lambda step, epsilon: schedule(step) * epsilon
-    return ps.scheduled(schedule)
-
-
-def _transformations(search: SearchConfig) -> list[optax.GradientTransformation]:
-    """What the steps pass through in parameter space, in this order."""
-    found = []
-    if search.optimizer == "momentum":
-        found.append(optax.trace(search.momentum))
-    elif search.optimizer == "adam":
-        rate = _schedule(search, search.learning_rate, search.learning_rate_final)
-        found.append(optax.chain(optax.scale_by_adam(search.momentum), optax.scale_by_schedule(rate)))
-    if search.weight_limit is not None:
-        found.append(within(search.weight_limit))
-    return found
-
-
-def build_strategy(search: SearchConfig) -> Strategy:
-    """The strategy that the settings describe. Raises ValueError, in one line, for settings out of range."""
-    check_ranges(search)
-    vertices = {"orthoplex": lambda d: 2 * d, "simplex": lambda d: d + 1, "cube": lambda d: 2 ** min(d, 64)}
-    directions = vertices[search.polytope](search.particle_dim) * search.probes
-    if directions * search.particle_dim > MAX_NUMBERS:
-        raise ConfigError(
-            f"particle_dim was {search.particle_dim} and probes {search.probes}, which makes {directions:.3g} "
-            f"candidates per particle ({search.polytope}), too many; lower them"
-        )
-    space = {
-        "full": subspace.full,
-        "projection": lambda: subspace.projection(search.rank, search.subspace_size),
-        "factored": lambda: subspace.factored(search.rank),
-        "global": lambda: subspace.global_block(search.subspace_size),
-    }[search.subspace]()
-    plan = {
-        "softmax": transport.softmax,
-        "sinkhorn": transport.sinkhorn,
-        "kl": lambda: transport.kl(search.kl_penalty),
-    }[search.plan]()
-    shape = getattr(shaping, search.shaping)
-    geometry = ps.Geometry(
-        dim=search.particle_dim,
-        polytope=getattr(polytope, search.polytope),
-        step_radius=_radius(search, search.step_radius, search.step_radius_final),
-        probe_radius=_radius(search, search.probe_radius, search.probe_radius_final),
-        num_probe=search.probes,
-    )
-    coupling = ps.Coupling(
-        plan=plan,
-        shaping=shaping.per_row(shape) if search.shape_per_particle else shape,
-        epsilon=_schedule(search, search.epsilon, search.epsilon_final),
-    )
-    strategy = ps.polystep(space, geometry, coupling, redraw_every=search.redraw_every)
-    transformations = _transformations(search)
-    if transformations and search.amortise > 1:
-        raise ConfigError("amortise excludes optimizer and weight_limit: leave it or them at the default")
-    if search.amortise > 1:
-        strategy = amortise(strategy, ps.shift, search.amortise)
-    elif transformations:
-        strategy = transformed(strategy, ps.shift, optax.chain(*transformations))
-    return averaged(strategy, search.averaging) if search.averaging > 0 else strategy
-
-
-def make_algorithm(config: TrainConfig) -> Strategy:
-    """The population search that a configuration names. UsageError or ValueError where there is none such."""
-    if isinstance(config.search, SearchConfig):
-        return build_strategy(config.search)
+    Raises:
+        ConfigError: an algorithm whose package is not installed.
+        ValueError: an unknown name, or settings that do not fit.
+    """
+    entry, plain = entry_of(algo), dataclasses.asdict(settings)
     try:
-        from polystep_rl.baselines.evosax_es import REFUSED, class_names
-        from polystep_rl.baselines.registry import make_strategy, shift
-
-        if config.algo not in SETTINGS and config.algo not in REFUSED:
-            known = [*SETTINGS, *class_names()]
-            if config.algo not in known:
-                close = difflib.get_close_matches(config.algo, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(SETTINGS)}"
-                raise UsageError(f"unknown algorithm {config.algo!r}: {hint} (or the class name of one of evosax's)")
-        strategy = make_strategy(config.algo, dataclasses.asdict(config.search))
-        if isinstance(config.search, EvolutionConfig) and config.search.weight_limit is not None:
-            strategy = transformed(strategy, shift, within(config.search.weight_limit))
-        averaging = getattr(config.search, "averaging")  # noqa: B009
-        return averaged(strategy, averaging) if averaging > 0 else strategy
+        if algo in ALGORITHMS:
+            strategy = _found(entry.build)(plain)
+        else:
+            _check_class(algo)
+            strategy = _found(entry.build)(algo, plain)
     except ModuleNotFoundError as error:
-        raise UsageError(f"--algo {config.algo} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
+        raise ConfigError(f"`algo` {algo} needs {error.name}: pip install 'polystep-rl[baselines]'") from None
+    if entry.shift and plain["weight_limit"] is not None:
+        strategy = transformed(strategy, _found(entry.shift), within(plain["weight_limit"]))
+    averaging = cast(Population, settings).averaging
+    return averaged(strategy, averaging) if averaging > 0 else strategy
 
 
-def episodes_per_candidate(config: TrainConfig) -> int:
+def _check_class(algo: str) -> None:
+    """ConfigError for a name that is neither in `ALGORITHMS` nor a class of evosax."""
+    from polystep_rl.baselines.evosax_es import REFUSED, class_names
+
+    known = [*ALGORITHMS, *class_names()]
+    if algo not in known and algo not in REFUSED:  # of those, evosax_es says why
+        close = difflib.get_close_matches(algo, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(ALGORITHMS)}"
+        raise ConfigError(f"unknown algorithm {algo!r}: {hint} (or the class name of one of evosax's)")
+
+
+def _found(where: str) -> Callable[..., Any]:
+    """The function that an entry names. ModuleNotFoundError where an extra is missing."""
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
+
+
+def episodes_per_candidate(settings: AlgorithmSettings) -> int:
     """Episodes that a population search gives to each candidate."""
-    return getattr(config.search, "episodes")  # noqa: B009
+    return cast(Population, settings).episodes

@@ -8,10 +8,10 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from polystep_rl.envs import make_any
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.rollout.host import SimulatorError
 from polystep_rl.settings.run import TrainConfig
 from polystep_rl.types import Env, HostEnv
@@ -58,7 +58,7 @@ def keyword_arguments(given: tuple[str, ...]) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
-            raise UsageError(f"--env-kwarg {text}: expected name=value, such as reset_noise_scale=0.1")
+            raise ConfigError(f"`env_kwarg` {text}: expected name=value, such as reset_noise_scale=0.1")
         try:
             found[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -67,7 +67,7 @@ def keyword_arguments(given: tuple[str, ...]) -> dict[str, Any]:
 
 
 def make_env(task: Task | str, workers: str = "auto") -> Env | HostEnv:
-    """The environment of a task, or of an id. UsageError, in one line, if there is none."""
+    """The environment of a task, or of an id. ConfigError, in one line, if there is none."""
     task = Task(task) if isinstance(task, str) else task
     if ":" in task.env and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # module:ClassName: as `python -m` would find it
@@ -75,9 +75,9 @@ def make_env(task: Task | str, workers: str = "auto") -> Env | HostEnv:
     try:
         return make_any(task.env, task.simulator, arguments, task.wrapper, task.max_episode_steps, workers, task.crn)
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise ConfigError(str(error)) from None
     except Exception as error:  # of a user's own module
-        raise UsageError(f"{task.env}: {type(error).__name__}: {error} ({_where(error)})") from error
+        raise ConfigError(f"{task.env}: {type(error).__name__}: {error} ({_where(error)})") from error
 
 
 def _where(error: BaseException) -> str:
@@ -88,9 +88,9 @@ def _where(error: BaseException) -> str:
     return f"{frame.filename}, line {frame.lineno}"
 
 
-def on_host(env: Env | HostEnv) -> bool:
+def on_host(env: Env | HostEnv) -> TypeGuard[HostEnv]:
     """Whether an environment is stepped on the host."""
-    return hasattr(env, "lanes")
+    return isinstance(env, HostEnv)
 
 
 STAGES = 8  # of an argument that moves; the first and the last have the values that were given
@@ -100,7 +100,7 @@ def training_envs(env: Env | HostEnv, config: TrainConfig) -> list[Env | HostEnv
     """What candidates are evaluated on, one environment for each stage of the budget.
 
     Raises:
-        UsageError: arguments that the environment does not have, that change what policies see or do, or that move
+        ConfigError: arguments that the environment does not have, that change what policies see or do, or that move
             where they cannot.
     """
     given = config.train_env_kwarg
@@ -108,12 +108,12 @@ def training_envs(env: Env | HostEnv, config: TrainConfig) -> list[Env | HostEnv
         return [env]
     task, moving = Task.of(config), any(_ends(text) for text in given)
     if moving and not on_host(env):
-        raise UsageError(
+        raise ConfigError(
             f"train_env_kwarg was {' '.join(given)}, expected fixed values on this simulator, which compiles them; "
-            "those that move need --simulator envpool or gymnasium"
+            "those that move need `simulator` envpool or gymnasium"
         )
     if moving and config.total_timesteps is None:
-        raise UsageError(f"train_env_kwarg was {' '.join(given)} without total_timesteps: give both")
+        raise ConfigError(f"train_env_kwarg was {' '.join(given)} without total_timesteps: give both")
     found = []
     for stage in range(STAGES if moving else 1):
         arguments = tuple(_at(text, stage / (STAGES - 1)) for text in given)
@@ -121,7 +121,7 @@ def training_envs(env: Env | HostEnv, config: TrainConfig) -> list[Env | HostEnv
         ours, theirs = (x.spec._replace(horizon=0, reward_threshold=None) for x in (env, made))
         if ours != theirs:
             expected = f"arguments that leave the spaces of {env.spec.id} as they are"
-            raise UsageError(f"train_env_kwarg was {' '.join(arguments)}, expected {expected}")
+            raise ConfigError(f"train_env_kwarg was {' '.join(arguments)}, expected {expected}")
         found.append(made)
     return found
 

@@ -20,9 +20,10 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.records.lock import FolderLock
-from polystep_rl.runs.opening import Output
+from polystep_rl.runs.failures import as_flags
+from polystep_rl.runs.opening import Destination
 from polystep_rl.settings.algorithms import GRADIENT
 from polystep_rl.settings.run import TrainConfig, from_plain, to_plain
 
@@ -64,11 +65,12 @@ def _attempt(folder: Path, config: TrainConfig) -> _Attempt:
         return _Attempt(unfit=" ".join(str(error).split()))
 
 
-def _output(folder: Path, config: TrainConfig) -> Output | None:
-    """Where and how to train a cell: on from its checkpoint, or from the start; None where it is done already. What
-    cannot be continued is removed, but nothing that is finished, and nothing that another process is at.
+def _destination(folder: Path, config: TrainConfig) -> Destination | None:
+    """Say how to train a cell: on from its checkpoint, or from the start; None where it is done already.
 
-    Raises UsageError and OSError.
+    A folder that cannot be continued is removed, but none that is finished, and none that another process is at.
+
+    Raises ConfigError and OSError.
     """
     if folder.exists():
         with FolderLock(folder):
@@ -76,27 +78,27 @@ def _output(folder: Path, config: TrainConfig) -> Output | None:
             if attempt.finished and not attempt.unfit:
                 return None
             if attempt.finished:
-                raise UsageError(f"{folder}: holds a finished run; {attempt.unfit}; move it away")
+                raise ConfigError(f"{folder}: holds a finished run; {attempt.unfit}; move it away")
             if not attempt.unfit:
-                return Output(resume=folder, quiet=True)
+                return Destination(resume=folder)
             print(f"{folder}: starts again, for {attempt.unfit}", file=sys.stderr, flush=True)
             shutil.rmtree(folder)
-    return Output(run_dir=folder, quiet=True)
+    return Destination(run_dir=folder)
 
 
 def train_cell(request: dict[str, Any]) -> dict[str, Any]:
     """Train one cell in its folder, on from the checkpoint of an attempt that was interrupted, or from the start."""
+    from polystep_rl.errors import TrainError
     from polystep_rl.rollout.host import SimulatorError
-    from polystep_rl.runs.any import run_any
-    from polystep_rl.training.state import TrainError
+    from polystep_rl.runs.train import train
 
     try:
         config = from_plain(TrainConfig, request["config"])
-        output = _output(Path(request["folder"]), config)
-        if output is not None:
-            run_any(config, output, sys.stderr, install_handler=False)
-    except (UsageError, TrainError, SimulatorError, ValueError, OSError) as error:
-        return {"ok": False, "error": " ".join(str(error).split())}
+        to = _destination(Path(request["folder"]), config)
+        if to is not None:
+            train(config, run_dir=to.run_dir, resume=to.resume, quiet=True, handle_interrupt=False)
+    except (TrainError, SimulatorError, ValueError, OSError) as error:
+        return {"ok": False, "error": as_flags(" ".join(str(error).split()))}
     except Exception as error:
         traceback.print_exc()
         return {"ok": False, "error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}

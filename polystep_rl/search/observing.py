@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from polystep_rl.moments import input_scales, merge
+from polystep_rl.search.wrappers import wrap
 from polystep_rl.types import Array, Info, Moments, Params, Proposal, PyTree, Strategy
 
 INPUT = "input"
@@ -38,10 +39,12 @@ def observing(strategy: Strategy, prior: Moments, unit: float = 1.0) -> Strategy
         a Strategy whose parameters also hold "input", and whose ``observe`` merges what a generation has seen.
     """
     prior = Moments(*(jnp.asarray(x, jnp.float32) for x in prior))
-    return Strategy(
+    return wrap(
+        strategy,
+        lambda state: state.inner,
         init=lambda key, params: Observed(strategy.init(key, params), prior),
-        ask=lambda key, state: strategy.ask(key, state.inner),
         decode=partial(_decode, strategy, unit),
+        structure=None,  # a policy that acts by the structure of its candidates has constant input scales
         tell=partial(_tell, strategy),
         params=lambda state: {**strategy.params(state.inner), INPUT: input_scales(state.moments, unit)},
         observe=lambda state, seen: state._replace(moments=_grown(state.moments, seen)),

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from polystep_rl.types import Array, Info, Key, Moments, Params, Proposal, PyTree, State, Strategy
+from polystep_rl.search.wrappers import wrap
+from polystep_rl.types import Array, Info, Key, Moments, Params, Proposal, State, Strategy
 
 MEMORY = 0.5  # decay of the moving average of a search's mean cost
 
@@ -61,11 +62,8 @@ def racing(strategy: Strategy, starts: int, generations: int) -> Strategy:
         inner = jax.vmap(strategy.init, in_axes=(0, None))(jax.random.split(key, starts), params)
         return RaceState(inner, jnp.full(starts, jnp.inf, jnp.float32), jnp.int32(0))
 
-    def ask(key: Key, state: RaceState) -> Proposal:
-        return strategy.ask(key, of(state, turn(state, state.told)))
-
-    def decode(state: RaceState, candidates: PyTree) -> Params:
-        return strategy.decode(of(state, turn(state, state.told)), candidates)
+    def asked(state: RaceState) -> State:
+        return of(state, turn(state, state.told))
 
     def tell(state: RaceState, proposal: Proposal, cost: Array) -> tuple[RaceState, Info]:
         index = turn(state, state.told)
@@ -80,7 +78,10 @@ def racing(strategy: Strategy, starts: int, generations: int) -> Strategy:
         return strategy.params(of(state, jnp.argmin(state.scores)))
 
     def observe(state: RaceState, seen: Moments) -> RaceState:
+        assert strategy.observe is not None
         index = turn(state, state.told - 1)  # it was told already
         return state._replace(inner=put(state, index, strategy.observe(of(state, index), seen)))
 
-    return Strategy(init=init, ask=ask, decode=decode, tell=tell, params=params, observe=observe)
+    return wrap(
+        strategy, asked, init=init, tell=tell, params=params, observe=None if strategy.observe is None else observe
+    )

@@ -1,6 +1,7 @@
-"""What happens to a search's steps in parameter space: an optimizer that they pass through, and averaging.
+"""Wrappers of a strategy that work on its steps in parameter space: an optimizer, averaging, amortised steps.
 
-Both wrap a strategy. Parameters keep their meaning when a subspace is redrawn, and so do momentum and averages here.
+Parameters keep their meaning when a subspace is redrawn, and so do momentum and averages here. Every wrapper of a
+strategy, in this module and elsewhere, is made by `wrap`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,38 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, State, Strategy
+from polystep_rl.types import Array, Info, Key, Params, Proposal, PyTree, State, Strategy, Structured
+
+
+def wrap(strategy: Strategy, inner: Callable[[State], State], **changes: Any) -> Strategy:
+    """The same search over a state that holds that of the search; every field that is not changed is passed on.
+
+    Args:
+        strategy: the search.
+        inner: (state of the wrapper) -> state of the search.
+        changes: the fields of the wrapper, all over its own state. ``init`` and ``tell`` are always among them, and
+            ``observe`` where the search has one. A wrapper whose candidates have no ``structure`` gives None for it
+            and says why.
+
+    Raises:
+        TypeError: a field that must be given and is not, or one that does not exist.
+    """
+    needed = {"init", "tell"} | ({"observe"} if strategy.observe is not None else set())
+    if missing := needed - changes.keys():
+        raise TypeError(f"wrap: {', '.join(sorted(missing))} must be given: a state of its own needs its own")
+    structure = strategy.structure
+
+    def passed_on(state: State, candidates: PyTree) -> Structured:
+        assert structure is not None
+        return structure(inner(state), candidates)
+
+    fields: dict[str, Any] = {
+        "ask": lambda key, state: strategy.ask(key, inner(state)),
+        "decode": lambda state, candidates: strategy.decode(inner(state), candidates),
+        "params": lambda state: strategy.params(inner(state)),
+        "structure": None if structure is None else passed_on,
+    }
+    return Strategy(**{**fields, **changes})
 
 
 class TransformedState(NamedTuple):
@@ -22,9 +54,13 @@ class TransformedState(NamedTuple):
     transform: PyTree
 
 
+def _inner(state: Any) -> State:
+    return state.inner
+
+
 def check_unobserving(name: str, strategy: Strategy) -> None:
     """ValueError for a strategy with observation statistics: they are no step to transform, and belong outside."""
-    if strategy.observe is not Strategy._field_defaults["observe"]:
+    if strategy.observe is not None:
         raise ValueError(f"{name}: the strategy observes; put `observing` around this one, not inside it")
 
 
@@ -58,13 +94,7 @@ def transformed(
         inner = shift(inner, jax.tree.map(jnp.subtract, update, moved))
         return TransformedState(inner, after), {**info, "step_norm": optax.tree.norm(update)}
 
-    return Strategy(
-        init=init,
-        ask=lambda key, state: strategy.ask(key, state.inner),
-        decode=lambda state, candidates: strategy.decode(state.inner, candidates),
-        tell=tell,
-        params=lambda state: strategy.params(state.inner),
-    )
+    return wrap(strategy, _inner, init=init, tell=tell)
 
 
 def within(limit: float) -> optax.GradientTransformation:
@@ -121,13 +151,7 @@ def averaged(strategy: Strategy, decay: float) -> Strategy:
         average = jax.tree.map(lambda a, x: (keep * a + (1 - keep) * x).astype(a.dtype), state.average, centre)
         return AveragedState(inner, average, state.told + 1), info
 
-    return Strategy(
-        init=init,
-        ask=lambda key, state: strategy.ask(key, state.inner),
-        decode=lambda state, candidates: strategy.decode(state.inner, candidates),
-        tell=tell,
-        params=lambda state: state.average,
-    )
+    return wrap(strategy, _inner, init=init, tell=tell, params=lambda state: state.average)
 
 
 class AmortisedState(NamedTuple):
@@ -138,9 +162,11 @@ class AmortisedState(NamedTuple):
 
 
 def amortise(strategy: Strategy, shift: Callable[[State, Params], State], every: int, decay: float = 0.7) -> Strategy:
-    """Wrap a strategy so that each generation is followed by every - 1 steps without evaluation.
+    """Follow each generation by every - 1 steps that reuse past displacements and evaluate nothing.
 
-    The average lives in parameter space, so it keeps its meaning when a subspace is redrawn.
+    Source: arXiv:2605.01928. Of every m steps one is evaluated; step j of the other m - 1 adds (1 - j/m) E, where E is
+    an exponential moving average of the evaluated displacements. Here a generation is always evaluated, so its m - 1
+    free steps follow at once inside `tell`: a schedule over N of the paper's steps is one over N/m generations.
 
     Args:
         strategy: the evaluated steps.
@@ -173,10 +199,4 @@ def amortise(strategy: Strategy, shift: Callable[[State, Params], State], every:
         added = jax.tree.map(lambda e: reuse * e, average)
         return AmortisedState(shift(inner, added), average), {**info, "reused": optax.tree.norm(added)}
 
-    return Strategy(
-        init=init,
-        ask=lambda key, state: strategy.ask(key, state.inner),
-        decode=lambda state, candidates: strategy.decode(state.inner, candidates),
-        tell=tell,
-        params=lambda state: strategy.params(state.inner),
-    )
+    return wrap(strategy, _inner, init=init, tell=tell)

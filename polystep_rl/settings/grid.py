@@ -14,16 +14,15 @@ import yaml
 
 from polystep_rl.errors import ConfigError
 from polystep_rl.files import safe_name
-from polystep_rl.settings.algorithms import EvolutionConfig, SearchConfig
-from polystep_rl.settings.checks import MAX_SEED, check_ranges
+from polystep_rl.settings.checks import Config, Count, Natural
 from polystep_rl.settings.presets import preset
-from polystep_rl.settings.run import Precision, TrainConfig, from_plain
+from polystep_rl.settings.run import MAX_SEED, Precision, TrainConfig, from_plain
 
 EVALUATIONS = 25  # points of a learning curve
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Config):
     """What is compared. Every cell gets the same budget and is judged in the same way."""
 
     envs: tuple[str, ...] = ("CartPole-v1",)
@@ -32,15 +31,15 @@ class Grid:
     """Algorithms."""
     policies: tuple[Precision, ...] = ("binary",)
     """Precisions of the policy."""
-    seeds: int = 5
+    seeds: Count = 5
     """Seeds of each cell."""
-    first_seed: int = 0
+    first_seed: Natural = 0
     """The first of them."""
     first_seed_for: tuple[str, ...] = ()
     """Another first seed for some environments or cells, as environment=seed or environment/policy/algorithm=seed."""
     seeds_for: tuple[str, ...] = ()
     """Another number of seeds for algorithms or cells, as algorithm=seeds or environment/policy/algorithm=seeds."""
-    budget: int = 500_000
+    budget: Count = 500_000
     """Env steps of every run: living steps of all candidates, or steps of a gradient method."""
     budget_for: tuple[str, ...] = ()
     """Another budget for some environments or precisions of one, as environment=steps or environment/policy=steps."""
@@ -48,9 +47,9 @@ class Grid:
     """Preset of every algorithm."""
     schedules: float = 1.0
     """Multiplies schedule_generations: presets are made for short budgets, and schedules may stretch with them."""
-    test_episodes: int = 256
+    test_episodes: Count = 256
     """Fresh episodes on which the deployed policy is judged."""
-    eval_episodes: int = 64
+    eval_episodes: Count = 64
     """Episodes of a point of the learning curve; nothing else depends on it."""
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Algorithm -> settings that differ from its preset (in a file only)."""
@@ -96,9 +95,6 @@ def cells(grid: Grid) -> list[Cell]:
             raise ConfigError(f"{name} is empty, expected at least one")
         if len(set(values)) < len(values):
             raise ConfigError(f"{name} holds {max(values, key=values.count)!r} twice")
-    for name, least in (("seeds", 1), ("budget", 1), ("test_episodes", 1), ("eval_episodes", 1), ("first_seed", 0)):
-        if getattr(grid, name) < least:
-            raise ConfigError(f"{name} was {getattr(grid, name)}, expected at least {least}")
     if unknown := set(grid.settings) - set(grid.algos):
         raise ConfigError(f"settings for {min(unknown)!r}, which is not among the algorithms")
     return list(_cells(grid))
@@ -130,12 +126,9 @@ def _configure(grid: Grid, env: str, algo: str, policy: str, budget: int) -> Tra
     if given := grid.settings.get(algo):
         plain = {**dataclasses.asdict(search), **given}
         search = from_plain(type(search), plain, f"settings of {algo}")
-    if grid.schedules != 1 and isinstance(search, (SearchConfig, EvolutionConfig)):
-        generations = max(1, round(search.schedule_generations * grid.schedules))
-        search = dataclasses.replace(search, schedule_generations=generations)
-    config = dataclasses.replace(
+    return dataclasses.replace(
         config,
-        search=search,
+        search=search.stretched(grid.schedules),
         total_timesteps=budget,
         generations=None,
         wall_seconds=None,
@@ -146,8 +139,6 @@ def _configure(grid: Grid, env: str, algo: str, policy: str, budget: int) -> Tra
         eval_episodes=grid.eval_episodes,
         test_episodes=grid.test_episodes,
     )
-    check_ranges(config)
-    return config
 
 
 def _numbers(pairs: tuple[str, ...], name: str, known: tuple[str, ...], least: int = 1) -> dict[str, int]:

@@ -1,8 +1,9 @@
-"""The settings of a run as data, and the presets they start from."""
+"""The settings of a run as data, and as plain values that YAML and JSON hold."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import reprlib
 import types
 import typing
@@ -14,14 +15,19 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from polystep_rl.errors import ConfigError, _suggest
-from polystep_rl.settings.algorithms import SearchConfig, Settings, settings_class
+from polystep_rl.errors import ConfigError, SettingsFileError, _suggest
+from polystep_rl.settings.algorithms import GRADIENT, AlgorithmSettings, SearchConfig, settings_class
+from polystep_rl.settings.checks import Config, Count, NotNegative, Positive, Range
 
 Precision = Literal["float32", "int8", "binary", "int8-act", "binary-act"]
 
 
+MAX_GROWING = 2**31 - 1  # the fraction of the budget that is spent is counted in int32
+MAX_SEED = 2**32 - 1  # beyond it, jax.random.key gives the same stream to many seeds
+
+
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config):
     """Train a policy.
 
     Every default comes from the preset of the algorithm, environment and precision; --show-config prints them.
@@ -36,11 +42,11 @@ class TrainConfig:
     preset: str = "tuned"
     """Where defaults come from: tuned, compare (for short budgets, see docs/compare.md), repair (from a given policy;
     the default with --init), or paper (as published)."""
-    seed: int = 0
+    seed: Annotated[int, Range(least=0, most=MAX_SEED)] = 0
     """Seed of everything."""
-    hidden: tuple[int, ...] = (16,)
+    hidden: tuple[Count, ...] = (16,)
     """Units of the hidden layers; none is a linear policy."""
-    weight_copies: int = 1
+    weight_copies: Count = 1
     """With a binary policy: one-bit weights for each input of a layer; 4 sum to one of -4, -2, 0, 2 and 4."""
     structure: Literal["none", "gait"] = "none"
     """gait: both legs of a walking robot share one network, which sees its own leg's phase; none: a plain network."""
@@ -52,7 +58,7 @@ class TrainConfig:
     wrapper: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Wrappers (of Gymnasium only), innermost first: a name in gymnasium.wrappers or module:Class, with arguments as
     Name(key=value)."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Count | None = None
     """Steps after which an episode is cut; the environment's own limit by default."""
     crn: bool = True
     """Common random numbers: all candidates of a generation meet the same episodes. Without them EnvPool is faster
@@ -62,9 +68,9 @@ class TrainConfig:
     train_env_kwarg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """As --env-kwarg, in training only: an easier task, such as lin_vel_x_max=0.5; what is reported keeps its own. On
     EnvPool and Gymnasium a number may move while the budget of env steps is spent: push_magnitude_max=0:2."""
-    train_horizon: int | None = None
+    train_horizon: Count | None = None
     """Steps after which an episode of training is cut; what is reported runs to the environment's own limit."""
-    train_horizon_final: int | None = None
+    train_horizon_final: Count | None = None
     """With --train-horizon: what it grows to, geometrically, as the budget of env steps is spent."""
     step_penalty: float = 0.0
     """Subtracted from every step's reward in training, not in what is reported: an alive bonus, for one. One below 0
@@ -80,27 +86,27 @@ class TrainConfig:
     init: str | None = None
     """Start at this policy instead of a random one, quantised first to --policy: a run folder, a policy file, a model
     of stable-baselines3 (.zip) or a foreign MLP. Its layers and input scales are kept."""
-    init_widen: int = 1
+    init_widen: Count = 1
     """With --init and a binary policy: hidden units for each of the given policy's."""
-    starts: int = 1
+    starts: Count = 1
     """Searches that take turns at first, each with its own directions and statistics; the best goes on alone."""
-    start_generations: int = 10
+    start_generations: Count = 10
     """With --starts: generations of each of them until then."""
-    init_scale: float = 1.0
+    init_scale: NotNegative = 1.0
     """Multiplies the random start of the search."""
-    observation_unit: float = 1.0
+    observation_unit: Positive = 1.0
     """Multiplies the input scales; below 1, an integer policy resolves more finely over a smaller range."""
-    total_timesteps: int | None = 1_000_000
+    total_timesteps: Count | None = 1_000_000
     """Budget in living env steps of training rollouts, all candidates counted."""
-    generations: int | None = None
+    generations: Count | None = None
     """Budget in generations."""
-    wall_seconds: float | None = None
+    wall_seconds: Annotated[float, Range(above=0, infinite=True)] | None = None
     """Budget in seconds, those before a resume included."""
-    eval_freq: int = 50_000
+    eval_freq: Count = 50_000
     """Env steps between evaluations of the centre."""
-    eval_episodes: int = 256
+    eval_episodes: Count = 256
     """Held-out episodes in an evaluation."""
-    test_episodes: int = 256
+    test_episodes: Count = 256
     """Fresh episodes of the final report, from a stream that training never draws from."""
     stop_reward: float | None = None
     """Stop when two evaluations in a row return at least this."""
@@ -108,28 +114,83 @@ class TrainConfig:
     """Stop at the environment's own reward threshold."""
     deploy: Literal["best", "last"] = "best"
     """What the final report evaluates: the best centre of the evaluations, or the last one, whatever they said."""
-    search: Settings = field(default_factory=SearchConfig)
+    search: AlgorithmSettings = field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value out of range, or one that has no use beside another."""
+        super().__post_init__()
+        _check_together(self)
+
+    @classmethod
+    def prepared(cls, values: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        """As `Config.prepared`; the algorithm's own settings are of its class, and may be left out."""
+        hints, values = super().prepared(values)
+        return hints | {"search": settings_class(str(values.get("algo", "polystep")))}, {"search": {}, **values}
 
 
-# What only a population search has; a gradient method is one run on the environment's own episodes and rewards.
+# Only a population search has these; a gradient method is one run on the environment's own episodes and rewards.
 SEARCH_ONLY = (
     *("structure", "weight_copies", "train_env_kwarg", "train_horizon", "train_horizon_final", "train_end"),
     *("step_penalty", "step_penalty_final", "starts", "start_generations"),
 )
 
 
-def from_plain(cls: type, values: Mapping[str, Any], where: str = "configuration") -> Any:
+def _check_together(config: TrainConfig) -> None:
+    """Raise ConfigError for settings that do nothing without, or with, another one."""
+    if config.init is None and config.init_widen > 1:
+        said = "it widens a given policy; set hidden instead"
+        raise ConfigError(f"init_widen was {config.init_widen} without init: {said}")
+    if config.algo in GRADIENT:
+        for entry in dataclasses.fields(config):
+            value = getattr(config, entry.name)
+            if entry.name in SEARCH_ONLY and value != entry.default:
+                raise ConfigError(
+                    f"{entry.name} was {value} with {config.algo}, which is one run on the environment's own episodes "
+                    "and rewards; leave it out, or make it a wrapper"
+                )
+    wanted = settings_class(config.algo)
+    if type(config.search) is not wanted:
+        got = type(config.search).__name__
+        raise ConfigError(f"search was {got} with {config.algo}, expected {wanted.__name__}; `preset` gives it")
+    train_end(config.train_end)
+    for final, needed in (
+        ("train_horizon_final", ("train_horizon", "total_timesteps")),
+        ("step_penalty_final", ("total_timesteps",)),
+    ):
+        if getattr(config, final) is None:
+            continue
+        for name in needed:
+            if getattr(config, name) is None:
+                raise ConfigError(f"{final} was {getattr(config, final)} without {name}: give both")
+        if (config.total_timesteps or 0) > MAX_GROWING:
+            raise ConfigError(
+                f"total_timesteps was {config.total_timesteps}, expected at most {MAX_GROWING} with {final}"
+            )
+
+
+def train_end(text: str | None) -> tuple[str | None, float]:
+    """The metric and the bound of "height<0.5". ConfigError for anything else."""
+    if text is None:
+        return None, 0.0
+    metric, sign, bound = (part.strip() for part in text.partition("<"))
+    try:
+        least = float(bound)
+    except ValueError:
+        least = math.nan
+    if not metric or not sign or not math.isfinite(least):
+        raise ConfigError(f"train_end was {text!r}, expected a metric and a number, such as height<0.5")
+    return metric, least
+
+
+def from_plain(cls: type[Config], values: Any, where: str = "configuration") -> Any:
     """A configuration from YAML values, checked against the types of its fields.
 
     Raises:
         ConfigError: an unknown name (the closest one is suggested), or a value of the wrong type.
     """
-    hints = typing.get_type_hints(cls)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a mapping of settings, got {reprlib.repr(values)}")
-    if cls is TrainConfig:
-        hints["search"] = settings_class(str(values.get("algo", "polystep")))
-        values = {"search": {}, **values}
+    hints, values = cls.prepared(values)
     for name in values:
         if name not in hints:
             raise ConfigError(f"{where}: unknown setting {reprlib.repr(name)}{_suggest(str(name), hints)}")
@@ -146,11 +207,16 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         good = isinstance(value, (list, tuple)) and all(_is(x, options[0]) for x in value)
         value = tuple(value) if good else value
     else:
-        kinds = options if origin is types.UnionType else (origin or hint,)
+        kinds = options if origin in (types.UnionType, typing.Union) else (origin or hint,)
         value = float(value) if float in kinds and type(value) is int else value
         good = type(value) in [type(None) if kind is None else kind for kind in kinds]
     if not good:
-        expected = " or ".join(map(str, options)) if origin is Literal else getattr(hint, "__name__", str(hint))
+        if origin is Literal:
+            expected = " or ".join(map(str, options))
+        elif origin in (types.UnionType, typing.Union):
+            expected = " | ".join("None" if kind is type(None) else kind.__name__ for kind in options)
+        else:
+            expected = getattr(hint, "__name__", str(hint))
         raise ConfigError(f"{where} was {reprlib.repr(value)}, expected {expected}")
     return value
 
@@ -180,17 +246,20 @@ def to_yaml(config: Any) -> str:
 
 
 def load_yaml(path: Path) -> TrainConfig:
-    """The configuration of a run folder's config.yaml; ConfigError if it is not one."""
+    """The configuration of a run folder's config.yaml; SettingsFileError if it is not one."""
     try:
         values = read_config(path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+        raise SettingsFileError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: damaged, or not the settings of a run ({type(error).__name__})") from error
-    return from_plain(TrainConfig, values, str(path))
+        raise SettingsFileError(f"{path}: damaged, or not the settings of a run ({type(error).__name__})") from error
+    try:
+        return from_plain(TrainConfig, values, str(path))
+    except ConfigError as error:
+        raise SettingsFileError(str(error)) from None
 
 
-def _config_text(config: Mapping[str, Any]) -> bytes:
+def config_text(config: Mapping[str, Any]) -> bytes:
     """A configuration as ``read_config`` takes it, with YAML's mark at its end."""
     return yaml.safe_dump(config, sort_keys=False, explicit_end=True).encode()
 

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from polystep_rl.processes import agreed
-from polystep_rl.training.programs import MAX_CHUNK, programs
+from polystep_rl.training.programs import programs
 from polystep_rl.training.state import (
     Observer,
     Progress,
@@ -24,11 +23,11 @@ from polystep_rl.training.state import (
     book,
     book_evaluation,
     chunk_limits,
+    evaluation_due,
+    next_chunk,
     stop_reason,
 )
 from polystep_rl.types import Evaluation, Evaluator, Key, Params, Strategy
-
-CHUNK_SECONDS = 0.5  # what a chunk should take: the latency of the progress line and of an interrupt
 
 
 def train(
@@ -81,13 +80,13 @@ def train(
             continue
         spent = time.perf_counter() - began - now - compiling
         fps = float(progress.env_steps - before.env_steps) / spent
-        if progress.env_steps // settings.eval_freq > before.env_steps // settings.eval_freq:
+        if evaluation_due(before, progress, settings):
             progress, rows[-1] = _evaluate_centre(progress, rows[-1], compiled.evaluate, keys, strategy, settings)
             observer.generations([{**row, "time/fps": fps} for row in rows])
             observer.checkpoint(progress)
         else:
             observer.generations([{**row, "time/fps": fps} for row in rows])
-        chunk = int(np.clip(CHUNK_SECONDS * len(rows) / spent, 1, min(MAX_CHUNK, 2 * chunk)))
+        chunk = next_chunk(chunk, len(rows), spent)
 
 
 def _evaluate_centre(

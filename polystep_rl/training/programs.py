@@ -1,4 +1,4 @@
-"""What a search compiles: some generations as one program, the evaluation of the centre, and the start."""
+"""Compiled programs of a search: a chunk of generations, the evaluation of the centre, the initial state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 
 from polystep_rl.processes import jitted, own_copy, replicated
 from polystep_rl.rollout.device import evaluate_params
+from polystep_rl.training.state import MAX_CHUNK, Limits, Progress, Streams, kept
 from polystep_rl.types import (
     Array,
     Evaluation,
@@ -24,15 +25,10 @@ from polystep_rl.types import (
     Moments,
     Params,
     Proposal,
-    PyTree,
     State,
     Strategy,
 )
 
-if TYPE_CHECKING:
-    from polystep_rl.training.state import Streams
-
-MAX_CHUNK = 64  # generations in one compiled call, at most
 STRUCTURED = 4096  # parameters from which candidates are not built: below, a product of matrices gains nothing
 KEPT = 4  # searches whose programs are kept, for further seeds
 
@@ -40,15 +36,13 @@ StepFn = Callable[[Key, Key, State, Array], tuple[State, Info, Evaluation]]
 
 
 def make_step(strategy: Strategy, evaluate: Evaluator) -> StepFn:
-    """One generation: (strategy key, episode key, state, share of the budget spent) -> (state, info, evaluation)."""
+    """One generation: (strategy key, episode key, state, fraction of the budget spent) -> (state, info, evaluation)."""
 
-    def step(strategy_key: Key, episode_key: Key, state: State, share: Array) -> tuple[State, Info, Evaluation]:
+    def step(strategy_key: Key, episode_key: Key, state: State, spent: Array) -> tuple[State, Info, Evaluation]:
         proposal = strategy.ask(strategy_key, state)
-        evaluation = _ask_evaluator(
-            evaluate, episode_key, proposal.candidates, _decoder(strategy, evaluate, state), share
-        )
+        evaluation = evaluate(episode_key, proposal.candidates, _decoder(strategy, evaluate, state), spent)
         state, info = strategy.tell(state, proposal, evaluation.cost)
-        return strategy.observe(state, evaluation.obs_moments), info, evaluation
+        return observed(strategy, state, evaluation.obs_moments), info, evaluation
 
     return step
 
@@ -56,36 +50,22 @@ def make_step(strategy: Strategy, evaluate: Evaluator) -> StepFn:
 def has_structure(strategy: Strategy, evaluate: Evaluator, state: State) -> bool:
     """Whether candidates are never built: those of large policies, where search and policy allow it."""
     size = sum(x.size for x in jax.tree.leaves(strategy.params(state)))
-    return strategy.structure is not None and getattr(evaluate, "structured", False) and size >= STRUCTURED
+    return strategy.structure is not None and evaluate.structured and size >= STRUCTURED
 
 
 def _decoder(strategy: Strategy, evaluate: Evaluator, state: State) -> Partial:
-    """What makes policies of candidates."""
+    """The function that makes policies of candidates."""
     make = strategy.structure if has_structure(strategy, evaluate, state) else strategy.decode
     return Partial(make, state)  # type: ignore[arg-type]
 
 
-def _ask_evaluator(
-    evaluate: Callable[..., Evaluation], key: Key, candidates: PyTree, decode: Partial, share: Any
-) -> Evaluation:
-    """One whose episodes grow over the budget is told how much of it is spent."""
-    told = (share,) if getattr(evaluate, "grows", False) else ()
-    return evaluate(key, candidates, decode, *told)
-
-
-class Limits(NamedTuple):
-    """What bounds a chunk."""
-
-    generation: np.ndarray  # () int32, the first of the chunk
-    last_steps: np.ndarray  # () int32
-    generations: np.int32
-    total: np.int32  # env steps of the budget
-    room: np.int32  # of them, those that are left
-    due: np.int32  # env steps until the next evaluation
+def observed(strategy: Strategy, state: State, moments: Moments) -> State:
+    """The state after the observations of a generation, where the strategy keeps statistics of them."""
+    return state if strategy.observe is None else strategy.observe(state, moments)
 
 
 def log_row(info: Info, evaluation: Evaluation) -> dict[str, Any]:
-    """What is logged of a generation; names that begin with _ are for the loop."""
+    """The row that is logged of a generation; names that begin with _ are for the loop."""
     return {
         # By candidates first: the sum over all pairs would round as the devices, or several seeds, lay them out.
         "rollout/ep_rew_mean": evaluation.returns.mean(axis=1).mean(),
@@ -98,35 +78,29 @@ def log_row(info: Info, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _chunk_function(step: StepFn) -> jax.stages.Wrapped:
+def _chunk_function(step: StepFn, row_shapes: dict[str, Any]) -> jax.stages.Wrapped:
     """Jitted (keys, state, limits): some generations -> (state, log, over).
 
     The log's leaves are (MAX_CHUNK,), with `_ran` true where a generation ran; over is whether the one after did not
     fit into the budget and was undone.
     """
 
-    @partial(jax.jit, inline=True)  # traced once, for its shapes and within the loop
-    def generation(keys: Streams, state: State, number: Array, share: Array) -> tuple[State, dict[str, Array]]:
-        state, info, evaluation = step(
-            jax.random.fold_in(keys.strategy, number), jax.random.fold_in(keys.episodes, number), state, share
-        )
-        return state, {**log_row(info, evaluation), "_ran": jnp.bool_(True)}
-
     def run(keys: Streams, state: State, limits: Limits) -> tuple[State, dict[str, Array], Array]:
-        shapes = jax.eval_shape(generation, keys, state, limits.generation, jnp.float32(0))[1]
-        empty = {name: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype) for name, x in shapes.items()}
+        empty = {name: jnp.zeros((MAX_CHUNK, *x.shape), x.dtype) for name, x in row_shapes.items()}
 
         def go_on(carry: tuple) -> Array:
             _, i, used, last, stop, _, _ = carry
-            return (i < limits.generations) & (used + last <= limits.room) & (used < limits.due) & ~stop
+            return limits.go_on(i, used, last) & ~stop
 
         def body(carry: tuple) -> tuple:
             before, i, used, _, _, _, log = carry
-            share = (limits.total - limits.room + used) / limits.total
-            after, row = generation(keys, before, limits.generation + i, share)
+            number = limits.generation + i
+            own, episodes = (jax.random.fold_in(key, number) for key in (keys.strategy, keys.episodes))
+            after, info, evaluation = step(own, episodes, before, limits.spent(used))
+            row = log_row(info, evaluation)
             steps = row["_steps"]
-            over = (used + steps > limits.room) & (limits.generation + i > 0)
-            state = jax.tree.map(lambda old, new: jax.lax.select(over, old, new), before, after)
+            over = limits.exceeded(used + steps, number)
+            state = kept(over, before, after)
             row = row | {"_ran": ~over}
             log = {name: log[name].at[i].set(row[name]) for name in log}
             return state, i + 1, used + steps, steps, row["_failed"] | over, over, log
@@ -140,11 +114,11 @@ def _chunk_function(step: StepFn) -> jax.stages.Wrapped:
 
 
 class Programs:
-    """What is compiled for a search, once for all its seeds."""
+    """The compiled programs of a search, common to all its seeds."""
 
     def __init__(self, strategy: Strategy, evaluate: Evaluator, evaluate_centre: Evaluator) -> None:
         self.evaluate = jitted(partial(evaluate_params, evaluate_centre))
-        self._chunk = _chunk_function(make_step(strategy, evaluate))
+        self._step = jax.jit(make_step(strategy, evaluate), inline=True)  # traced once, for its shapes and in the loop
         self._compiled: dict[Any, Any] = {}
         self._seconds = 0.0
 
@@ -155,7 +129,10 @@ class Programs:
         shapes = (structure, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves))
         if shapes not in self._compiled:
             began = time.perf_counter()
-            self._compiled[shapes] = self._chunk.lower(keys, state, limits).compile()
+            _, info, evaluation = jax.eval_shape(self._step, keys.strategy, keys.episodes, state, jnp.float32(0))
+            row_shapes = {**jax.eval_shape(log_row, info, evaluation), "_ran": jax.ShapeDtypeStruct((), bool)}
+            chunk = _chunk_function(self._step, row_shapes)
+            self._compiled[shapes] = chunk.lower(keys, state, limits).compile()
             self._seconds = time.perf_counter() - began
         return own_copy(self._compiled[shapes](keys, state, limits))
 
@@ -176,16 +153,16 @@ class HostPrograms:
     def chunk(self, keys: Streams, state: State, limits: Limits) -> tuple[State, dict[str, Any], bool]:
         """`Programs.chunk`, generation by generation; the log's leaves are as long as generations ran."""
         rows: list[dict[str, Any]] = []
-        used, last = 0, int(limits.last_steps)
-        while len(rows) < limits.generations and used + last <= limits.room and used < limits.due:
-            number = int(limits.generation) + len(rows)
+        limits = Limits(*map(int, limits))
+        used, last = 0, limits.last_steps
+        while limits.go_on(len(rows), used, last):
+            number = limits.generation + len(rows)
             proposal = self._ask(jax.random.fold_in(keys.strategy, number), state)
             episode_key = jax.random.fold_in(keys.episodes, number)
-            share = (int(limits.total) - int(limits.room) + used) / int(limits.total)
             decode = _decoder(self._strategy, self._evaluate, state)
-            found = _ask_evaluator(self._evaluate, episode_key, proposal.candidates, decode, share)
+            found = self._evaluate(episode_key, proposal.candidates, decode, limits.spent(used))
             last = int(found.env_steps)
-            if used + last > limits.room and number > 0:
+            if limits.exceeded(used + last, number):
                 return state, _columns(rows), True
             state, info = self._tell(state, proposal, found.cost, found.obs_moments)
             rows.append({**log_row(jax.device_get(info), found), **self._faults(), "_ran": np.bool_(True)})
@@ -196,7 +173,7 @@ class HostPrograms:
 
     def _faults(self) -> dict[str, Any]:
         """Simulators that died so far, in training and in evaluations of the centre."""
-        found = sum(getattr(evaluate, "faults", 0) for evaluate in (self._evaluate, self._evaluate_centre))
+        found = self._evaluate.faults + self._evaluate_centre.faults
         return {"rollout/faults": np.int32(found)}
 
     def take_seconds(self) -> float:
@@ -210,7 +187,7 @@ def _host_functions(strategy: Strategy) -> tuple[Callable[..., Any], Callable[..
 
     def tell(state: State, proposal: Proposal, cost: Array, moments: Moments) -> tuple[State, Info]:
         state, info = strategy.tell(state, proposal, cost)
-        return strategy.observe(state, moments), info
+        return observed(strategy, state, moments), info
 
     return jax.jit(strategy.ask), jax.jit(tell)
 
@@ -225,11 +202,28 @@ _device_programs = functools.lru_cache(maxsize=KEPT)(Programs)
 
 def programs(strategy: Strategy, evaluate: Evaluator, evaluate_centre: Evaluator) -> Programs | HostPrograms:
     """The programs of a search, for the kind of its evaluators."""
-    if getattr(evaluate, "on_host", False):
+    if evaluate.on_host:
         return HostPrograms(strategy, evaluate, evaluate_centre)
     return _device_programs(strategy, evaluate, evaluate_centre)
 
 
 @functools.lru_cache(maxsize=KEPT)
-def compiled_init(strategy: Strategy) -> Callable[[Key, Params], State]:
+def _compiled_init(strategy: Strategy) -> Callable[[Key, Params], State]:
     return jax.jit(strategy.init)
+
+
+def initial_progress(strategy: Strategy, params: Params, key: Key) -> Progress:
+    """Progress before the first generation."""
+    state = _compiled_init(strategy)(key, params)
+    return Progress(
+        state=state,
+        generation=np.zeros((), np.int32),
+        env_steps=np.zeros((), np.int64),
+        candidates=np.zeros((), np.int64),
+        eval_env_steps=np.zeros((), np.int64),
+        last_steps=np.zeros((), np.int32),
+        evaluations=np.zeros((), np.int32),
+        streak=np.zeros((), np.int32),
+        best_return=np.full((), -np.inf, np.float32),
+        best_params=jax.tree.map(np.asarray, strategy.params(state)),
+    )

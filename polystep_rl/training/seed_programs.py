@@ -13,40 +13,39 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from polystep_rl.rollout.device import AXIS, MadeOf, gathered, pad
+from polystep_rl.rollout.device import DeviceEvaluator
 from polystep_rl.rollout.population import Episodes, rollout
 from polystep_rl.rollout.score import outcome
-from polystep_rl.training.programs import MAX_CHUNK, Limits, log_row
+from polystep_rl.rollout.sharding import everywhere, mesh_of, pad, repeated, spread
+from polystep_rl.training.programs import log_row, observed
+from polystep_rl.training.state import MAX_CHUNK, Limits, kept
 from polystep_rl.types import Array, Evaluation, Info, Key, Moments, PyTree, State, Strategy
 
-WAITING = 0.5  # share of the seeds that are through with a chunk before the others pause, too
+WAITING = 0.5  # fraction of the seeds that are through with a chunk before the others pause, too
 
 MergedEvaluator = Callable[[Key, PyTree, Partial, Array], tuple[Array, Array]]
 
 
-def merged_evaluator(made: MadeOf) -> MergedEvaluator:
+def merged_evaluator(alone: DeviceEvaluator) -> MergedEvaluator:
     """(keys (S,), candidates with leaves (S, n, ...), decode, count) -> returns and lengths (S, n, r).
 
     The first ``count`` searches are evaluated, and the rest is zero. ``decode`` is a Partial whose arguments have
     leaves (S, ...). The candidates of every search are split over the devices, or, where there are fewer of them than
     devices, its episodes, so that devices have equal shares of whatever goes on.
     """
-    env, policy, episodes = made.env, made.policy, made.episodes
-    mesh = Mesh(np.array(made.layout.devices or jax.devices()), (AXIS,))
-    limit = int(made.horizon.at(0.0, env.spec.horizon))
+    env, policy, episodes, horizon = alone.env, alone.policy, alone.episodes, alone.horizon
+    mesh = mesh_of(alone.layout.devices)
+    limit = int(horizon.at(0.0, env.spec.horizon))
 
-    def shard(decode: Partial, candidates: PyTree, real: Array, keys: Key, count: Array) -> Episodes:
+    def roll_out(decode: Partial, candidates: PyTree, real: Array, keys: Key, count: Array) -> Episodes:
         def ready(decode: Partial, candidates: PyTree) -> tuple[PyTree, Info]:
             return jax.vmap(policy.deploy)(decode(candidates)), {}
 
         deployed, _ = each(ready, (decode, candidates), count)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), deployed)
-        out = rollout(env, policy, flat, keys, made.layout.rollout, False, real.sum(), limit, made.horizon.over, count)
-        return gathered(out) if mesh.size > 1 else jax.tree.map(lambda x: x[None], out)
+        return rollout(env, policy, flat, keys, alone.layout.rollout, False, real.sum(), limit, horizon.over, count)
 
     def evaluate(keys: Key, candidates: PyTree, decode: Partial, count: Array) -> tuple[Array, Array]:
         n = jax.tree.leaves(candidates)[0].shape[1]
@@ -55,17 +54,12 @@ def merged_evaluator(made: MadeOf) -> MergedEvaluator:
         if by_candidate:
             candidates = jax.tree.map(lambda x: pad(x, mesh.size, 1), candidates)
             real = pad(jnp.ones(n, bool), mesh.size)
-        else:  # the padding is some episodes once more
+        else:
             real = jnp.ones(n, bool)
-            starts = starts[:, np.arange(-(-episodes // mesh.size) * mesh.size) % episodes]
+            starts = starts[:, repeated(episodes, mesh.size)]
+        axes = (None, *((1, 0, None) if by_candidate else (None, None, 1)), None)
         given = (decode, candidates, real, starts, count)
-        call = shard
-        if mesh.size > 1:
-            whole, second = PartitionSpec(), PartitionSpec(None, AXIS)
-            given = jax.lax.with_sharding_constraint(given, NamedSharding(mesh, whole))
-            split = (second, PartitionSpec(AXIS), whole) if by_candidate else (whole, whole, second)
-            call = jax.shard_map(shard, mesh=mesh, in_specs=(whole, *split, whole), out_specs=whole, check_vma=False)
-        parts = call(*given)
+        parts = spread(roll_out, mesh, axes)(*(everywhere(given, mesh) if mesh.size > 1 else given))
         axis = 1 if by_candidate else 2
         join = lambda x: jnp.concatenate(list(x), axis=axis)[:, :n, :episodes]  # noqa: E731
         return join(parts.returns), join(parts.lengths)
@@ -101,10 +95,10 @@ def each(function: Callable[..., tuple[PyTree, Info]], rows: tuple[PyTree, ...],
     return store(stored, jnp.maximum(count - 1, 0), last), log
 
 
-def judged(made: MadeOf, returns: Array, lengths: Array, share: Array) -> Evaluation:
+def judged(alone: DeviceEvaluator, returns: Array, lengths: Array, spent: Array) -> Evaluation:
     """The evaluation of one search, from its returns and lengths (n, r)."""
-    zeros = jnp.zeros(len(made.policy.spec.obs_offset), returns.dtype)
-    return outcome(returns, lengths, made.penalty, share, Moments(zeros[0], zeros, zeros))
+    zeros = jnp.zeros(len(alone.policy.spec.obs_offset), returns.dtype)
+    return outcome(returns, lengths, alone.penalty, spent, Moments(zeros[0], zeros, zeros))
 
 
 class _Given(NamedTuple):
@@ -130,18 +124,18 @@ class _Chunk(NamedTuple):
     log: dict[str, Array]  # (MAX_CHUNK, S)
 
 
-def chunk_function(strategy: Strategy, made: MadeOf) -> jax.stages.Wrapped:
+def chunk_function(strategy: Strategy, alone: DeviceEvaluator) -> jax.stages.Wrapped:
     """Jitted (keys, states, limits), leaves (S, ...): some generations of S searches -> (states, log, over).
 
     As `programs`' chunk of one search, with leaves (MAX_CHUNK, S) of the log; every search runs from the first
     generation of the chunk on, without a pause. The chunk ends once as many as `WAITING` have reached their limits.
     """
-    ask, tell, evaluate = partial(_ask, strategy), partial(_tell, strategy, made), merged_evaluator(made)
+    ask, tell, evaluate = partial(_ask, strategy), partial(_tell, strategy, alone), merged_evaluator(alone)
 
     def run(keys: Any, states: State, limits: Limits) -> tuple[State, dict[str, Array], Array]:
         given = _Given(keys, limits, ask, evaluate, strategy.decode, tell)
         start = _beginning(states, limits)
-        start = start._replace(log=_empty_log(given, start, made))
+        start = start._replace(log=_empty_log(given, start, alone))
         began = _running(start, limits).sum()
 
         def go_on(now: _Chunk) -> Array:
@@ -162,8 +156,7 @@ def _beginning(states: State, limits: Limits) -> _Chunk:
 
 def _running(now: _Chunk, limits: Limits) -> Array:
     """(S,) bool, which searches have another generation to do."""
-    fits = (now.used + now.last <= limits.room) & (now.used < limits.due)
-    return (now.i < limits.generations) & fits & ~now.stop
+    return limits.go_on(now.i, now.used, now.last) & ~now.stop
 
 
 def _generation(given: _Given, now: _Chunk) -> _Chunk:
@@ -195,12 +188,12 @@ def _ask(strategy: Strategy, key: Key, number: Array, state: State) -> tuple[PyT
 
 def _tell(
     strategy: Strategy,
-    made: MadeOf,
+    alone: DeviceEvaluator,
     key: Key,
     before: State,
     returns: Array,
     lengths: Array,
-    limits: Any,
+    limits: Limits,
     number: Array,
     used: Array,
 ) -> tuple[State, Info]:
@@ -209,22 +202,19 @@ def _tell(
     It asks once more: what the compiler fuses of that into tell rounds as it does in the program of a single search.
     """
     proposal = strategy.ask(jax.random.fold_in(key, number), before)
-    found = judged(made, returns, lengths, (limits.total - limits.room + used) / limits.total)
+    found = judged(alone, returns, lengths, limits.spent(used))
     state, info = strategy.tell(before, proposal, found.cost)
     row = log_row(info, found)
-    over = (used + row["_steps"] > limits.room) & (number > 0)
-    state = jax.tree.map(
-        lambda old, new: jax.lax.select(over, old, new), before, strategy.observe(state, found.obs_moments)
-    )
-    return state, row | {"_ran": ~over, "_over": over}
+    over = limits.exceeded(used + row["_steps"], number)
+    return kept(over, before, observed(strategy, state, found.obs_moments)), row | {"_ran": ~over, "_over": over}
 
 
-def _empty_log(given: _Given, now: _Chunk, made: MadeOf) -> dict[str, Array]:
+def _empty_log(given: _Given, now: _Chunk, alone: DeviceEvaluator) -> dict[str, Array]:
     def row() -> dict[str, Array]:
         s = jnp.int32(0)
         state, limits = taken((now.states, given.limits), s)
         candidates, _ = given.ask(given.keys.strategy[s], s, state)
-        shape = (jax.tree.leaves(candidates)[0].shape[0], made.episodes)
+        shape = (jax.tree.leaves(candidates)[0].shape[0], alone.episodes)
         return given.tell(given.keys.strategy[s], state, jnp.zeros(shape), jnp.zeros(shape, jnp.int32), limits, s, s)[1]
 
     return {name: jnp.zeros((MAX_CHUNK, *now.used.shape, *x.shape), x.dtype) for name, x in jax.eval_shape(row).items()}

@@ -15,22 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from polystep_rl.rollout.device import MadeOf, chunk_size
+from polystep_rl.errors import TrainError
+from polystep_rl.rollout.device import DeviceEvaluator, chunk_size
 from polystep_rl.rollout.score import MAX_STEPS
-from polystep_rl.training.loop import CHUNK_SECONDS
-from polystep_rl.training.programs import MAX_CHUNK, Limits, has_structure
+from polystep_rl.training.programs import has_structure
 from polystep_rl.training.seed_programs import chunk_function, merged_evaluator, taken
 from polystep_rl.training.state import (
+    Limits,
     Observer,
     Progress,
     Result,
     Row,
     Settings,
     Streams,
-    TrainError,
     book,
     book_evaluation,
     chunk_limits,
+    evaluation_due,
+    next_chunk,
     stop_reason,
 )
 from polystep_rl.types import Array, Evaluator, Key, Params, PyTree, State, Strategy
@@ -60,31 +62,30 @@ def seeds_at_once(strategy: Strategy, evaluate: Evaluator, evaluate_centre: Eval
     Bit for bit as alone they can where what is simulated together is nothing but episodes: lanes do not keep the
     observations of seeds apart, nor their horizons. Their populations must fit into ``Layout.max_bytes`` at once.
     """
-    made = getattr(evaluate, "made_of", None)
-    if made is None or getattr(evaluate_centre, "made_of", None) is None:
+    if not isinstance(evaluate, DeviceEvaluator) or not isinstance(evaluate_centre, DeviceEvaluator):
         return 1, "the simulators run on the host"
-    if made.collect_moments:
+    if evaluate.collect_moments:
         return 1, "the search keeps statistics of its observations"
-    if made.horizon.grows:
+    if evaluate.horizon.grows:
         return 1, "episodes grow with the budget that is spent"
     if has_structure(strategy, evaluate, state):
         return 1, "the policies are large, and their candidates are never built"
     candidates = jax.eval_shape(strategy.ask, jax.random.key(0), state).candidates
     n = jax.tree.leaves(candidates)[0].shape[0]
-    devices = len(made.layout.devices or jax.devices())
-    fit = chunk_size(Partial(strategy.decode, state), made.policy, candidates, made.layout.max_bytes) // -(
+    devices = len(evaluate.layout.devices or jax.devices())
+    fit = chunk_size(Partial(strategy.decode, state), evaluate.policy, candidates, evaluate.layout.max_bytes) // -(
         -n // devices
     )
-    steps = n * made.episodes * int(made.horizon.at(0.0, made.env.spec.horizon))
+    steps = n * evaluate.episodes * int(evaluate.horizon.at(0.0, evaluate.env.spec.horizon))
     return max(1, min(fit, MAX_STEPS // steps)), "the population of one fills the memory that candidates may take"
 
 
 class SeedPrograms:
     """What is compiled for a number of seeds of a search."""
 
-    def __init__(self, strategy: Strategy, evaluate: Evaluator, evaluate_centre: Evaluator) -> None:
-        self._chunk = chunk_function(strategy, evaluate.made_of)  # type: ignore[attr-defined]
-        self._evaluate = jax.jit(functools.partial(_evaluate_centres, evaluate_centre.made_of))  # type: ignore[attr-defined]
+    def __init__(self, strategy: Strategy, evaluate: DeviceEvaluator, evaluate_centre: DeviceEvaluator) -> None:
+        self._chunk = chunk_function(strategy, evaluate)
+        self._evaluate = jax.jit(functools.partial(_evaluate_centres, evaluate_centre))
         self._compiled: dict[int, Any] = {}
         self._seconds = 0.0
         self.state_of = jax.jit(taken)  # (states, seed) -> state
@@ -117,11 +118,11 @@ seed_programs = functools.lru_cache(maxsize=KEPT)(SeedPrograms)
 
 
 def _evaluate_centres(
-    made: MadeOf, keys: Key, numbers: Array, order: Array, params: Params, count: Array
+    alone: DeviceEvaluator, keys: Key, numbers: Array, order: Array, params: Params, count: Array
 ) -> tuple[Array, Array]:
     own = jax.vmap(jax.random.fold_in)(keys, numbers)[order]
     one = jax.tree.map(lambda x: x[:, None], params)
-    return merged_evaluator(made)(own, one, Partial(lambda x: x), count)
+    return merged_evaluator(alone)(own, one, Partial(lambda x: x), count)
 
 
 def train_seeds(
@@ -179,7 +180,7 @@ class _SeedLoop:
             log, over = jax.device_get((log, over))
             spent = time.perf_counter() - since - compiling
             ran = yield from self.book(log, over, spent)
-            chunk = int(np.clip(CHUNK_SECONDS * max(ran, 1) / spent, 1, min(MAX_CHUNK, 2 * chunk)))
+            chunk = next_chunk(chunk, max(ran, 1), spent)
 
     def ended(self, wall: float) -> Iterator[tuple[int, Result | TrainError]]:
         """The results of the seeds that are to stop here."""
@@ -217,7 +218,7 @@ class _SeedLoop:
             fps = float(progress.env_steps - before.env_steps) / spent
             rows = [{**row, "time/fps": fps} for row in rows]
             most, self.progress[s] = max(most, len(rows)), progress
-            if progress.env_steps // self.settings.eval_freq > before.env_steps // self.settings.eval_freq:
+            if evaluation_due(before, progress, self.settings):
                 due.append((s, rows))
             elif rows:
                 self.seeds[s].observer.generations(rows)

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from polystep_rl.training.programs import Limits, compiled_init
-from polystep_rl.types import Key, Params, State, Strategy
+from polystep_rl.errors import TrainError
+from polystep_rl.types import Array, Key, Params, PyTree, State
 
-
-class TrainError(RuntimeError):
-    """Training cannot go on. One line saying why."""
+MAX_CHUNK = 64  # generations in one compiled call, at most
+CHUNK_SECONDS = 0.5  # that a chunk should take: the latency of the progress line and of an interrupt
 
 
 class Streams(NamedTuple):
@@ -56,6 +55,37 @@ class Progress(NamedTuple):
     best_params: Params
 
 
+class Limits(NamedTuple):
+    """Bounds of a chunk of generations; of several seeds, every field is (S,)."""
+
+    generation: Any  # () int32, the first of the chunk
+    last_steps: Any  # () int32, env steps of the generation before it
+    generations: Any  # () int32
+    total: Any  # () int32, env steps of the budget
+    room: Any  # () int32, of them, those that are left
+    due: Any  # () int32, env steps until the next evaluation
+
+    def go_on(self, ran: Any, used: Any, last: Any) -> Any:
+        """() bool, whether another generation starts after ``ran`` of them took ``used`` env steps.
+
+        It does where one as long as the ``last`` would fit into the budget.
+        """
+        return (ran < self.generations) & (used + last <= self.room) & (used < self.due)
+
+    def exceeded(self, used: Any, number: Any) -> Any:
+        """() bool, whether generation ``number`` did not fit: ``used`` includes its env steps. The first one does."""
+        return (used > self.room) & (number > 0)
+
+    def spent(self, used: Any) -> Any:
+        """() float, the fraction of the budget that is spent once a chunk has used so many env steps."""
+        return (self.total - self.room + used) / self.total
+
+
+def kept(over: Array, before: PyTree, after: PyTree) -> PyTree:
+    """The state after a generation, or the one before where it did not fit into the budget."""
+    return jax.tree.map(lambda old, new: jax.lax.select(over, old, new), before, after)
+
+
 Row = dict[str, Any]  # name -> number, or None where this generation has none
 
 
@@ -63,7 +93,7 @@ EVAL_COLUMNS = ("eval/mean_reward", "eval/std_reward", "eval/mean_ep_length", "e
 
 
 class Observer:
-    """What a caller wants to hear about. This one is deaf; override what you need."""
+    """Hears of a run. This one is deaf; override what you need."""
 
     def generations(self, rows: list[Row]) -> None:
         """Metrics of the generations of a chunk, in order; the last may carry an evaluation."""
@@ -84,24 +114,8 @@ class Result(NamedTuple):
     wall_seconds: float  # of this call
 
 
-def initial_progress(strategy: Strategy, params: Params, key: Key) -> Progress:
-    """Progress before the first generation."""
-    state = compiled_init(strategy)(key, params)
-    return Progress(
-        state=state,
-        generation=np.zeros((), np.int32),
-        env_steps=np.zeros((), np.int64),
-        candidates=np.zeros((), np.int64),
-        eval_env_steps=np.zeros((), np.int64),
-        last_steps=np.zeros((), np.int32),
-        evaluations=np.zeros((), np.int32),
-        streak=np.zeros((), np.int32),
-        best_return=np.full((), -np.inf, np.float32),
-        best_params=jax.tree.map(np.asarray, strategy.params(state)),
-    )
-
-
 def stop_reason(progress: Progress, settings: Settings, wall: float, full: bool, interrupted: bool) -> str | None:
+    """Why a run ends here, in the words of `Result`; None: it goes on. ``full``: a generation did not fit."""
     if interrupted:
         return "interrupt"
     if settings.stop_reward is not None and progress.streak >= 2:
@@ -116,7 +130,18 @@ def stop_reason(progress: Progress, settings: Settings, wall: float, full: bool,
     return None
 
 
+def next_chunk(chunk: int, ran: int, seconds: float) -> int:
+    """Generations of the next chunk, given that ``ran`` of them took so many seconds: never over twice the last."""
+    return int(np.clip(CHUNK_SECONDS * ran / seconds, 1, min(MAX_CHUNK, 2 * chunk)))
+
+
+def evaluation_due(before: Progress, now: Progress, settings: Settings) -> bool:
+    """Whether a multiple of `eval_freq` lies between two progresses."""
+    return bool(now.env_steps // settings.eval_freq > before.env_steps // settings.eval_freq)
+
+
 def chunk_limits(progress: Progress, settings: Settings, chunk: int) -> Limits:
+    """The bounds of a chunk of at most so many generations; () each."""
     unlimited = np.iinfo(np.int32).max
     left = unlimited if settings.total_timesteps is None else settings.total_timesteps - int(progress.env_steps)
     to_go = chunk if settings.generations is None else settings.generations - int(progress.generation)
@@ -154,18 +179,22 @@ def book(progress: Progress, state: State, log: dict[str, np.ndarray]) -> tuple[
     return progress._replace(state=state), rows
 
 
+def streak_after(streak: Any, mean: float, goal: float | None) -> Any:
+    """Evaluations in a row at or above a goal, one of ``mean`` included."""
+    return streak + 1 if goal is not None and mean >= goal else 0
+
+
 def book_evaluation(
     progress: Progress, row: Row, params: Params, result: Any, settings: Settings
 ) -> tuple[Progress, Row]:
-    """What an evaluation of the centre ``params`` found, booked and in the generation's row."""
+    """Book an evaluation of the centre ``params`` in the progress and in its generation's row."""
     mean = result.returns.mean(dtype=np.float64)  # not finite where the environment is not: never the best
     if np.isfinite(mean) and mean >= progress.best_return:
         progress = progress._replace(best_return=np.asarray(mean, np.float32), best_params=jax.device_get(params))
-    reached = settings.stop_reward is not None and mean >= settings.stop_reward
     progress = progress._replace(
         evaluations=np.asarray(progress.evaluations + 1, np.int32),
         eval_env_steps=np.asarray(progress.eval_env_steps + result.env_steps, np.int64),
-        streak=np.asarray(progress.streak + 1 if reached else 0, np.int32),
+        streak=np.asarray(streak_after(progress.streak, mean, settings.stop_reward), np.int32),
     )
     with np.errstate(invalid="ignore"):
         std = result.returns.std(dtype=np.float64)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.recording import Recorded
 from polystep_rl.walking.tracking import AXES
 
@@ -141,11 +141,11 @@ def film(model: Any, walks: Mapping[str, np.ndarray], look: Look = Look()) -> li
 
 
 def write_film(path: Path, frames: list[Any], seconds_per_frame: float, width: int) -> None:
-    """Write RGB frames (h, w, 3) uint8 as a GIF or MP4 of the given width. UsageError for another ending."""
+    """Write RGB frames (h, w, 3) uint8 as a GIF or MP4 of the given width. ConfigError for another ending."""
     from PIL import Image
 
     if path.suffix.lower() not in (".gif", ".mp4"):
-        raise UsageError(f"--gif {path}: expected a name that ends in .gif or .mp4")
+        raise ConfigError(f"`gif` {path}: expected a name that ends in .gif or .mp4")
     pictures = [Image.fromarray(frame) for frame in frames]
     height = round(pictures[0].height * width / pictures[0].width / 2) * 2
     pictures = [picture.resize((width // 2 * 2, height), Image.Resampling.LANCZOS) for picture in pictures]

@@ -15,7 +15,6 @@ import argparse
 import csv
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,21 +27,19 @@ HOST = ("--eval-freq", "2000", "--eval-episodes", "4", "--test-episodes", "4", "
         "--stop-reward", "None")  # fmt: skip
 GRADIENT = ("--eval-freq", "1000", "--eval-episodes", "4", "--test-episodes", "4", "--total-timesteps", "3000")
 CARTPOLE, PENDULUM, ACROBOT = ("--env", "CartPole-v1"), ("--env", "Pendulum-v1"), ("--env", "Acrobot-v1")
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+ONE_DEVICE = ("--cores", "1")
 
 
 class Case(NamedTuple):
     """One fingerprinted command line, or several that follow each other in the same folder."""
 
-    commands: tuple[tuple[str, ...], ...]  # flags of `train`; RUN stands for the case's own run folder
+    commands: tuple[tuple[str, ...], ...]  # flags of `train`
     runs: tuple[str, ...] = ("run",)  # folders that are fingerprinted
-    env: dict[str, str] = {}
-    alone: bool = False  # needs no folder of its own on the command line
 
 
-def one(*flags: str, **kwargs: dict[str, str]) -> Case:
+def one(*flags: str) -> Case:
     """A case of one run."""
-    return Case(((*flags, "--run-dir", "run"),), **kwargs)  # type: ignore[arg-type]
+    return Case(((*flags, "--run-dir", "run"),))
 
 
 def searched(algo: str, *flags: str) -> Case:
@@ -81,8 +78,10 @@ CASES: dict[str, Case] = {
     "humanoid_envpool": one("--env", "G1JoystickFlatTerrain", *HOST, "--simulator", "envpool"),
     "humanoid_gait": one("--env", "G1JoystickFlatTerrain", *HOST, "--simulator", "envpool", "--structure", "gait",
                          "--policy", "int8"),
-    "playground_jax": one("--env", "playground/CartpoleBalance", *HOST, "--simulator", "jax", "--max-episode-steps",
-                          "20", "--generations", "1"),
+    "playground_jax": one("--env", "G1JoystickFlatTerrain", "--simulator", "jax", "--observation-scale", "none",
+                          "--max-episode-steps", "4", "--generations", "1", "--total-timesteps", "None",
+                          "--subspace-size", "4", "--particle-dim", "4", "--episodes", "1", "--eval-freq", "20",
+                          "--eval-episodes", "1", "--test-episodes", "1"),
     "seeds": Case(((*CARTPOLE, *SHORT, "--seeds", "0-2", "--runs", "all"),), ("all/*__0__*", "all/*__1__*",
                                                                               "all/*__2__*")),
     "init": Case(((*CARTPOLE, *SHORT, "--policy", "float32", "--run-dir", "first"),
@@ -90,8 +89,9 @@ CASES: dict[str, Case] = {
     "resume": Case(((*CARTPOLE, *SHORT, "--run-dir", "run"), ("--resume", "run", "--total-timesteps", "40000"))),
     "resume_host": Case(((*ACROBOT, *HOST, "--simulator", "gymnasium", "--workers", "0", "--run-dir", "run"),
                          ("--resume", "run", "--total-timesteps", "30000"))),
-    "two_devices": one(*CARTPOLE, *SHORT, env=TWO_DEVICES),
-    "two_devices_es": one(*PENDULUM, *SHORT, "--algo", "open_es", "--policy", "int8", env=TWO_DEVICES),
+    "two_devices": one(*CARTPOLE, *SHORT, "--cores", "2"),
+    "one_device": one(*CARTPOLE, *SHORT, *ONE_DEVICE),
+    "one_device_es": one(*PENDULUM, *SHORT, "--algo", "open_es", "--policy", "int8", *ONE_DEVICE),
 }  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def run(case: Case) -> dict[str, dict[str, str]]:
     with tempfile.TemporaryDirectory() as name:
         for flags in case.commands:
             command = [sys.executable, "-P", "-m", "polystep_rl", "train", *flags, "--quiet"]
-            ended = subprocess.run(command, cwd=name, env={**os.environ, **case.env}, capture_output=True, text=True)
+            ended = subprocess.run(command, cwd=name, capture_output=True, text=True)
             if ended.returncode:
                 raise RuntimeError(ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else "no word")
         found = {}

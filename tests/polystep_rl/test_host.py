@@ -16,8 +16,8 @@ from polystep_rl.rollout.bookkeeping import Ledger
 from polystep_rl.rollout.host import HostLayout, SimulatorError, host_evaluator
 from polystep_rl.rollout.score import Horizon, Penalty
 from polystep_rl.search import polystep, subspace
-from polystep_rl.training.programs import Limits, programs
-from polystep_rl.training.state import streams
+from polystep_rl.training.programs import programs
+from polystep_rl.training.state import Limits, streams
 from polystep_rl.types import Moments
 
 _spec = importlib.util.spec_from_file_location("host_task", Path(__file__).with_name("host_task.py"))

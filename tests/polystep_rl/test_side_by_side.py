@@ -12,6 +12,7 @@ import pytest
 
 from polystep_rl.baselines.registry import make_strategy
 from polystep_rl.envs import make
+from polystep_rl.errors import TrainError
 from polystep_rl.policies import make_policy
 from polystep_rl.rollout.device import Layout, device_evaluator
 from polystep_rl.rollout.score import Horizon, Penalty
@@ -20,8 +21,9 @@ from polystep_rl.search.racing import racing
 from polystep_rl.settings.presets import preset
 from polystep_rl.settings.run import SearchConfig
 from polystep_rl.training.loop import train
+from polystep_rl.training.programs import initial_progress
 from polystep_rl.training.seeds import Seed, seeds_at_once, train_seeds
-from polystep_rl.training.state import Observer, Progress, Result, Row, Settings, TrainError, initial_progress, streams
+from polystep_rl.training.state import Observer, Progress, Result, Row, Settings, streams
 from polystep_rl.types import Evaluator, Policy, Strategy
 
 SEARCH = SearchConfig(subspace_size=8, particle_dim=8, epsilon=0.2, step_radius=1.0, probe_radius=2.0, episodes=3)

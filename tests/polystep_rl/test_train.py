@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from polystep_rl.envs import make
+from polystep_rl.errors import TrainError
 from polystep_rl.policies import make_policy
 from polystep_rl.rollout.device import device_evaluator, evaluate_params
 from polystep_rl.rollout.score import Horizon
@@ -19,7 +20,8 @@ from polystep_rl.runs.strategy import build_strategy
 from polystep_rl.settings.run import SearchConfig
 from polystep_rl.training import loop
 from polystep_rl.training.loop import train
-from polystep_rl.training.state import Observer, Progress, Result, Row, Settings, TrainError, initial_progress, streams
+from polystep_rl.training.programs import initial_progress
+from polystep_rl.training.state import Observer, Progress, Result, Row, Settings, streams
 from polystep_rl.types import Evaluation, Evaluator, Proposal, Strategy
 
 SEARCH = SearchConfig(subspace_size=8, particle_dim=8, epsilon=0.2, step_radius=1.0, probe_radius=2.0, episodes=8)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from polystep_rl.errors import ConfigError, _suggest
-from polystep_rl.settings.algorithms import GRADIENT, SETTINGS
+from polystep_rl.settings.algorithms import ALGORITHMS, GRADIENT
 from polystep_rl.settings.run import SEARCH_ONLY, Precision, TrainConfig, from_plain
 
 PRESETS = ("tuned", "compare", "repair", "paper")
@@ -44,7 +44,7 @@ def preset(env: str, policy: str, name: str = "tuned", algo: str = "polystep") -
             f"unknown policy {policy!r}{_suggest(policy, typing.get_args(Precision))}; expected {expected}"
         )
     if not re.fullmatch(r"[A-Za-z][\w-]*", algo):
-        raise ConfigError(f"unknown algorithm {reprlib.repr(algo)}{_suggest(algo, SETTINGS)}")
+        raise ConfigError(f"unknown algorithm {reprlib.repr(algo)}{_suggest(algo, ALGORITHMS)}")
     known = _presets(algo)
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}{_suggest(name, PRESETS)}; expected one of {', '.join(PRESETS)}")
