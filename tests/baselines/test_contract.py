@@ -14,17 +14,15 @@ import pytest
 pytest.importorskip("evosax")
 
 from polystep_rl.baselines.evosax_es import class_names
-from polystep_rl.baselines.registry import STRATEGIES, make_strategy
-from polystep_rl.runs.strategy import build_strategy, make_algorithm
-from polystep_rl.settings.algorithms import GRADIENT, SETTINGS, EvolutionConfig, SearchConfig, settings_class
-from polystep_rl.settings.run import TrainConfig
+from polystep_rl.runs.strategy import make_strategy
+from polystep_rl.settings.algorithms import ALGORITHMS, GRADIENT, EvolutionConfig, settings_class
 from polystep_rl.types import Array, Info, Key, Params, State, Strategy
 
 START = {"0": {"w": jnp.ones((4, 3)), "b": jnp.ones(4)}, "1": {"w": -jnp.ones((2, 4)), "b": jnp.ones(2)}}
 GOAL = 0.25
 SIZE = sum(leaf.size for leaf in jax.tree.leaves(START))
 
-NAMED = [name for name in SETTINGS if name not in GRADIENT]
+NAMED = [name for name in ALGORITHMS if name not in GRADIENT]
 # Searches that are slow by design, or whose default step is tiny, need not halve the quadratic.
 SLACK = {"random_search": 0.99, "hill_climbing": 0.9, "spsa": 0.9}
 # Every algorithm of evosax, with the wide slack of defaults that were made for something else. Those whose defaults do
@@ -44,10 +42,7 @@ def centre_cost(strategy: Strategy, state: State) -> float:
 
 def build(name: str) -> Strategy:
     settings = settings_class(name)()
-    if isinstance(settings, SearchConfig):
-        return build_strategy(settings)
-    values = dataclasses.asdict(settings)
-    return make_strategy(name, values | ({"sigma": 0.3} if name not in STRATEGIES else {}))
+    return make_strategy(name, settings if name in ALGORITHMS else dataclasses.replace(settings, sigma=0.3))
 
 
 def generation(strategy: Strategy) -> Callable[[Key, State], tuple[State, Info]]:
@@ -75,8 +70,10 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_every_algorithm_with_settings_can_be_built() -> None:
-    assert set(NAMED) == {"polystep", *STRATEGIES}
+def test_who_has_a_weight_limit_can_be_shifted() -> None:
+    """PolyStep passes its limit on with its optimizer; every other search is wrapped, and needs a shift."""
+    limited = {name for name in NAMED if "weight_limit" in vars(settings_class(name)())}
+    assert limited - {"polystep"} == {name for name in NAMED if ALGORITHMS[name].shift}
 
 
 def test_one_generation(name: str) -> None:
@@ -149,7 +146,7 @@ def test_averaging_deploys_the_mean_of_the_centres(name: str) -> None:
     centres, means = [], []
     for decay, found in ((0.0, centres), (0.999, means)):
         settings = dataclasses.replace(settings_class(name)(), averaging=decay)
-        strategy = make_algorithm(TrainConfig(algo=name, search=settings))
+        strategy = make_strategy(name, settings)
         state, step = strategy.init(jax.random.key(0), START), jax.jit(generation(strategy))
         for number in range(4):
             state, _ = step(jax.random.key(number), state)
@@ -164,7 +161,7 @@ def test_weights_are_kept_within_a_limit_and_nothing_else(name: str) -> None:
     centres: dict[float | None, list[Params]] = {}
     for limit in (None, 0.9, 1e6):
         settings = dataclasses.replace(settings_class(name)(), weight_limit=limit)
-        strategy = make_algorithm(TrainConfig(algo=name, search=settings))
+        strategy = make_strategy(name, settings)
         state, step = strategy.init(jax.random.key(0), START), jax.jit(generation(strategy))
         for number in range(30):
             state, _ = step(jax.random.key(number), state)

@@ -16,11 +16,17 @@ from evosax.algorithms import CMA_ES, PSO, SNES, Open_ES, Sep_CMA_ES
 
 from polystep_rl.baselines import evosax_es
 from polystep_rl.baselines.evosax_es import class_names, evosax_strategy
-from polystep_rl.baselines.registry import make_strategy
+from polystep_rl.runs.strategy import make_strategy
+from polystep_rl.settings.algorithms import settings_class
 from polystep_rl.types import Array, Params
 
 START = {"0": {"w": jnp.arange(6.0).reshape(2, 3) / 6, "b": jnp.zeros(2)}}
 POPULATION = 12
+
+
+def named(name, **settings):
+    """A strategy by name, with these settings and otherwise the defaults."""
+    return make_strategy(name, settings_class(name)(**settings))
 
 
 def cost_of(params: Params) -> Array:
@@ -75,7 +81,7 @@ def test_an_algorithm_without_a_mean_begins_with_an_evaluated_population() -> No
 
 
 def test_random_search_draws_around_the_start_and_keeps_the_best() -> None:
-    strategy = make_strategy("random_search", {"population": 4096, "sigma": 0.5})
+    strategy = named("random_search", population=4096, sigma=0.5)
     state = strategy.init(jax.random.key(0), START)
     proposal = strategy.ask(jax.random.key(1), state)
     errors = jax.tree.map(lambda x, start: (x - start) / 0.5, proposal.candidates, START)
@@ -93,7 +99,7 @@ def test_random_search_draws_around_the_start_and_keeps_the_best() -> None:
 
 def test_schedules_reach_evosax() -> None:
     settings = {"population": 8, "sigma": 0.4, "sigma_final": 0.1, "learning_rate": 0.1, "learning_rate_final": None}
-    strategy = make_strategy("open_es", settings | {"schedule_generations": 4})
+    strategy = named("open_es", **settings, schedule_generations=4)
     state = strategy.init(jax.random.key(0), START)
     seen = []
     for seed in range(7):
@@ -107,9 +113,9 @@ def test_schedules_reach_evosax() -> None:
 @pytest.mark.parametrize(
     "name, settings, said",
     [
-        ("CMA", {}, "evosax has no algorithm 'CMA': did you mean 'CMA_ES'?"),
+        ("CMA", {}, "unknown algorithm 'CMA': did you mean 'CMA_ES'?"),
         ("SV_CMA_ES", {}, "keeps several populations"),
-        ("CMA_ES", {"population": 1}, "expected at least 2 candidates"),
+        ("CMA_ES", {"population": 1}, "population was 1, expected at least 2"),
         ("Open_ES", {"population": 7}, "even"),
         ("CMA_ES", {"learning_rate": 0.1}, "CMA_ES has no optimizer to set"),
         ("PGPE", {"options": ("std_lrr=0.2",)}, "PGPE has no option 'std_lrr'; its options:"),
@@ -120,15 +126,13 @@ def test_schedules_reach_evosax() -> None:
 def test_what_does_not_fit_is_said_in_one_line(name: str, settings: dict, said: str) -> None:
     more = {"sigma": 0.1, "learning_rate": 0.1, "distribution": "gaussian"} if name == "spsa" else {}
     with pytest.raises(ValueError) as error:
-        strategy = make_strategy(name, {"population": 8, **more, **settings})
+        strategy = named(name, **{"population": 8, **more, **settings})
         strategy.init(jax.random.key(0), START)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def test_options_reach_the_algorithm() -> None:
-    slow, fast = (
-        make_strategy("PGPE", {"population": 8, "sigma": 0.3, "options": (f"std_lr={rate}",)}) for rate in (0.0, 0.5)
-    )
+    slow, fast = (named("PGPE", population=8, sigma=0.3, options=(f"std_lr={rate}",)) for rate in (0.0, 0.5))
     widths = []
     for strategy in (slow, fast):
         state = strategy.init(jax.random.key(0), START)
@@ -151,7 +155,7 @@ def test_ars_is_the_published_step() -> None:
     """theta - alpha / (b sigma) sum over the b best directions of (C+ - C-) delta (arXiv:1803.07055, algorithm 2)."""
     like = {"x": jnp.arange(5.0)}
     settings = {"population": 16, "sigma": 0.2, "learning_rate": 0.3, "elite_ratio": 0.25, "schedule_generations": 1}
-    strategy = make_strategy("ars", settings)
+    strategy = named("ars", **settings)
     state = strategy.init(jax.random.key(0), like)
     proposal = strategy.ask(jax.random.key(1), state)
     x = np.asarray(strategy.decode(state, proposal.candidates)["x"])

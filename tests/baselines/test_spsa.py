@@ -15,7 +15,7 @@ from polystep_rl.baselines.hill_climbing import hill_climbing
 from polystep_rl.baselines.spsa import spsa
 from polystep_rl.envs import make
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import Layout, device_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator, Layout
 
 COSINE = optax.cosine_decay_schedule(0.2, 150, alpha=0.1)
 STRATEGIES = {
@@ -163,7 +163,7 @@ def test_the_layout_of_an_evaluation_changes_no_cost(name):
     state, proposal = asked(strategy, centre)
     costs = []
     for layout in (Layout(devices=tuple(jax.devices()[:1])), Layout(max_bytes=3000)):
-        evaluate = device_evaluator(env, policy, 2, layout)
+        evaluate = DeviceEvaluator(env, policy, 2, layout)
         run = jax.jit(lambda s, c, evaluate=evaluate: evaluate(jax.random.key(4), c, Partial(strategy.decode, s)).cost)
         costs.append(np.asarray(run(state, proposal.candidates)))
     assert len(set(costs[0].tolist())) > 3

@@ -9,7 +9,7 @@ import pytest
 
 from polystep_rl.policies import PRECISIONS
 from polystep_rl.runs.parts import make_parts
-from polystep_rl.settings.algorithms import GRADIENT, SETTINGS
+from polystep_rl.settings.algorithms import ALGORITHMS, GRADIENT
 from polystep_rl.settings.presets import preset
 from polystep_rl.settings.run import to_plain
 from polystep_rl.training import loop
@@ -18,7 +18,7 @@ from polystep_rl.training.seeds import Seed, train_seeds
 from polystep_rl.training.state import Observer, Row, Settings
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
-SEARCHES = [algo for algo in SETTINGS if algo not in GRADIENT]
+SEARCHES = [algo for algo in ALGORITHMS if algo not in GRADIENT]
 GENERATIONS = 12
 
 

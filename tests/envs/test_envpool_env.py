@@ -9,7 +9,7 @@ envpool = pytest.importorskip("envpool")
 from polystep_rl.envs import make_any  # noqa: E402
 from polystep_rl.envs.envpool_env import EnvPoolEnv, envpool_ids  # noqa: E402
 from polystep_rl.policies import make_policy  # noqa: E402
-from polystep_rl.rollout.host import HostLayout, host_evaluator  # noqa: E402
+from polystep_rl.rollout.host import HostEvaluator, HostLayout  # noqa: E402
 from polystep_rl.rollout.score import Horizon  # noqa: E402
 
 IDS = ("CartPole-v1", "LunarLander-v3", "Hopper-v5")
@@ -109,7 +109,7 @@ def test_evaluation_counts_living_steps():
     assert env.simulator == "envpool" and env.crn and not make_any("CartPole-v1", "envpool", crn=False).crn
     policy = make_policy(env.spec, (4,), "binary")
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 20))
-    with host_evaluator(env, policy, 3, HostLayout(lanes=24)) as evaluator:
+    with HostEvaluator(env, policy, 3, HostLayout(lanes=24)) as evaluator:
         found = evaluator(jax.random.key(1), params, lambda x: x)
     np.testing.assert_array_equal(found.returns, found.lengths)  # a reward of 1 for every step
     assert found.env_steps == found.lengths.sum() and found.lengths.min() >= 8
@@ -123,13 +123,13 @@ def test_common_random_numbers(env_id):
     same = jax.tree.map(lambda x: jax.numpy.stack([x] * 12), policy.init(jax.random.key(0)))
     results = []
     for lanes in (36, 8):
-        with host_evaluator(env, policy, 3, HostLayout(lanes=lanes)) as evaluator:
+        with HostEvaluator(env, policy, 3, HostLayout(lanes=lanes)) as evaluator:
             results.append(evaluator(jax.random.key(1), same, lambda x: x))
             again = evaluator(jax.random.key(1), same, lambda x: x)
     for found in (*results, again):
         assert (found.returns == results[0].returns[0]).all()
     assert len(set(results[0].returns[0].tolist())) == 3 or env_id == "CartPole-v1"
-    with host_evaluator(EnvPoolEnv(env_id, max_episode_steps=60, crn=False), policy, 3) as evaluator:
+    with HostEvaluator(EnvPoolEnv(env_id, max_episode_steps=60, crn=False), policy, 3) as evaluator:
         other = evaluator(jax.random.key(1), same, lambda x: x)
     assert len(set(other.returns[:, 0].tolist())) > 1
 
@@ -141,8 +141,8 @@ def test_episodes_cut_by_the_evaluator(crn):
     policy = make_policy(env.spec, (), "float32")
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 10))
     with (
-        host_evaluator(env, policy, 4, HostLayout(lanes=8), horizon=Horizon(7)) as cut,
-        host_evaluator(short, policy, 4, HostLayout(lanes=8)) as ended,
+        HostEvaluator(env, policy, 4, HostLayout(lanes=8), horizon=Horizon(7)) as cut,
+        HostEvaluator(short, policy, 4, HostLayout(lanes=8)) as ended,
     ):
         one, two = (evaluator(jax.random.key(1), params, lambda x: x) for evaluator in (cut, ended))
     assert (one.lengths == 7).all() and (two.lengths == 7).all()
@@ -192,7 +192,7 @@ def test_a_single_core_has_one_group(monkeypatch):
     results, groups = [], []
     for cores in ({0, 1}, {0}):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: cores)
-        with host_evaluator(env, policy, 2, collect_moments=True) as evaluator:
+        with HostEvaluator(env, policy, 2, collect_moments=True) as evaluator:
             results.append(evaluator(jax.random.key(1), params, lambda x: x))
         pools = [EnvPoolEnv("CartPole-v1", crn=crn).lanes(16, 2, 0) for crn in (True, False)]
         groups.append([(pool.groups, pool.width) for pool in pools])

@@ -6,8 +6,8 @@ import pytest
 
 from polystep_rl.envs import make_any
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import device_evaluator
-from polystep_rl.rollout.host import host_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator
+from polystep_rl.rollout.host import HostEvaluator
 from polystep_rl.rollout.score import Horizon
 
 
@@ -22,7 +22,7 @@ def evaluated(make, env, steps):
     policy = make_policy(env.spec, (), "binary")
     candidates = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 2))
     evaluator = make(env, policy, 2, horizon=Horizon(steps))
-    evaluate = evaluator if make is host_evaluator else jax.jit(evaluator)  # over two devices, as the tests have them
+    evaluate = evaluator if make is HostEvaluator else jax.jit(evaluator)  # over two devices, as the tests have them
     found = evaluate(jax.random.key(1), candidates, jax.tree_util.Partial(_same))
     lengths, returns = np.asarray(found.lengths), np.asarray(found.returns)
     assert lengths.shape == (2, 2) and (lengths >= 1).all() and (lengths <= steps).all() and lengths.max() > 1
@@ -38,7 +38,7 @@ def _same(candidates):
 def test_robots_on_envpool(robot):
     pytest.importorskip("envpool")
     env = make_any(robot, "envpool")
-    assert evaluated(host_evaluator, env, 8).any()
+    assert evaluated(HostEvaluator, env, 8).any()
     assert env.measuring().spec == env.spec  # nothing more is measured, and nothing breaks
 
 
@@ -47,4 +47,4 @@ def test_robots_on_envpool(robot):
 def test_tasks_on_mjx(task):
     pytest.importorskip("mujoco_playground")
     env = make_any(task, "jax")
-    assert evaluated(device_evaluator, env, 5).any()
+    assert evaluated(DeviceEvaluator, env, 5).any()

@@ -19,7 +19,7 @@ from polystep_rl.envs.host.gymnasium_env import GymnasiumEnv
 from polystep_rl.envs.host.ray_cluster import join, ray_address
 from polystep_rl.envs.host.ray_lanes import RayLanes
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.host import HostLayout, host_evaluator
+from polystep_rl.rollout.host import HostEvaluator, HostLayout
 
 pytest.importorskip("ray")
 
@@ -121,7 +121,7 @@ def test_a_missing_ray_names_what_to_install(monkeypatch):
 def evaluate(env, n=5, episodes=3, before_recv=None):
     policy = make_policy(env.spec, (4,), "binary")
     candidates = jax.vmap(policy.init)(jax.random.split(jax.random.key(1), n))
-    with host_evaluator(env, policy, episodes, HostLayout(lanes=6), collect_moments=True) as evaluator:
+    with HostEvaluator(env, policy, episodes, HostLayout(lanes=6), collect_moments=True) as evaluator:
         if before_recv is not None:
             pool = evaluator._pool(n * episodes)
             recv = pool.recv

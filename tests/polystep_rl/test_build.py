@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from polystep_rl.errors import ConfigError
-from polystep_rl.runs.strategy import _schedule, build_strategy
+from polystep_rl.runs.polystep import _schedule, build_strategy
 from polystep_rl.settings.run import SearchConfig
 from polystep_rl.types import Info, Params
 

@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 from polystep_rl.envs import make
 from polystep_rl.moments import merge_moments
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import Layout, device_evaluator, evaluate_params
+from polystep_rl.rollout.device import DeviceEvaluator, Layout, evaluate_params
 from polystep_rl.rollout.population import RolloutConfig
 from polystep_rl.rollout.score import Horizon, Penalty, finite_cost
 from polystep_rl.types import Evaluation, Moments, Policy, Step
@@ -36,7 +36,7 @@ def population(policy: Policy, n: int = N) -> Any:
 
 
 def evaluate(policy: Policy, params: Any, layout: Layout = Layout(), **kwargs: Any) -> Evaluation:
-    evaluator = device_evaluator(make("CartPole-v1"), policy, R, layout, **kwargs)
+    evaluator = DeviceEvaluator(make("CartPole-v1"), policy, R, layout, **kwargs)
     return jax.device_get(jax.jit(lambda key, p: evaluator(key, p, lambda x: x))(KEY, params))
 
 
@@ -52,7 +52,7 @@ def test_identical_candidates_cost_the_same(policy: Policy) -> None:
     assert (same.returns == same.returns[:1]).all()
     assert len(set(same.returns[0].tolist())) > 1, "but its episodes differ"
     alone = jax.device_get(
-        jax.jit(lambda p: evaluate_params(device_evaluator(make("CartPole-v1"), policy, R), KEY, p))(one)
+        jax.jit(lambda p: evaluate_params(DeviceEvaluator(make("CartPole-v1"), policy, R), KEY, p))(one)
     )
     np.testing.assert_array_equal(alone.returns, same.returns[:1])
 
@@ -88,7 +88,7 @@ def test_horizon_cuts(policy: Policy, reference: Evaluation) -> None:
 
 def test_a_horizon_that_grows(policy: Policy, reference: Evaluation) -> None:
     """The share of the budget that is spent says how long episodes are: geometrically from the first to the last."""
-    evaluator = device_evaluator(make("CartPole-v1"), policy, R, horizon=Horizon(5, 80))
+    evaluator = DeviceEvaluator(make("CartPole-v1"), policy, R, horizon=Horizon(5, 80))
     run = jax.jit(lambda share: evaluator(KEY, population(policy), lambda x: x, share))
     for share, limit in ((0.0, 5), (0.25, 10), (0.5, 20), (1.0, 80)):
         np.testing.assert_array_equal(run(jnp.float32(share)).lengths, np.minimum(reference.lengths, limit))
@@ -113,7 +113,7 @@ def test_a_metric_may_end_an_episode(policy: Policy, reference: Evaluation) -> N
     """After the step in which it fell below a bound: later where the bound is lower, as if cut at that step."""
     env, last = Measured(), np.zeros((N, R))
     for least in (0.15, 0.1, 0.0):
-        evaluator = device_evaluator(env, policy, R, horizon=Horizon(metric="margin", least=least))
+        evaluator = DeviceEvaluator(env, policy, R, horizon=Horizon(metric="margin", least=least))
         cut = evaluator(KEY, population(policy), lambda x: x)
         assert (last <= cut.lengths).all() and (cut.lengths <= reference.lengths).all()
         assert (last < cut.lengths).any()
@@ -122,7 +122,7 @@ def test_a_metric_may_end_an_episode(policy: Policy, reference: Evaluation) -> N
 
 
 def test_a_penalty_that_fades(policy: Policy, reference: Evaluation) -> None:
-    evaluator = device_evaluator(make("CartPole-v1"), policy, R, penalty=Penalty(2.0, 0.5))
+    evaluator = DeviceEvaluator(make("CartPole-v1"), policy, R, penalty=Penalty(2.0, 0.5))
     assert evaluator.grows  # type: ignore[attr-defined]
     for share, penalty in ((0.0, 2.0), (0.5, 1.25), (1.0, 0.5)):
         found = evaluator(KEY, population(policy), lambda x: x, share)  # type: ignore[call-arg]
@@ -144,7 +144,7 @@ def test_decode_brings_its_arrays_along(policy: Policy, reference: Evaluation) -
     def decode(params: Any, index: Any) -> Any:
         return jax.tree.map(lambda x: x[index], params)
 
-    evaluator = device_evaluator(make("CartPole-v1"), policy, R)
+    evaluator = DeviceEvaluator(make("CartPole-v1"), policy, R)
     given = jax.jit(lambda p: evaluator(KEY, jnp.arange(N), Partial(decode, p)))(population(policy))
     np.testing.assert_array_equal(given.returns, reference.returns)
 
@@ -165,9 +165,9 @@ def test_episodes_of_a_single_candidate_are_split_over_devices(env_id: str, epis
     split, moments, alone = (
         jax.device_get(jax.jit(partial(evaluate_params, evaluator, KEY))(one))
         for evaluator in (
-            device_evaluator(env, policy, episodes),
-            device_evaluator(env, policy, episodes, collect_moments=True),
-            device_evaluator(env, policy, episodes, ONE),
+            DeviceEvaluator(env, policy, episodes),
+            DeviceEvaluator(env, policy, episodes, collect_moments=True),
+            DeviceEvaluator(env, policy, episodes, ONE),
         )
     )
     for given in (split, moments):
@@ -179,14 +179,14 @@ def test_episodes_of_a_single_candidate_are_split_over_devices(env_id: str, epis
 
 def test_no_episodes(policy: Policy) -> None:
     with pytest.raises(ValueError, match="episodes=0: expected at least 1"):
-        device_evaluator(make("CartPole-v1"), policy, 0)
+        DeviceEvaluator(make("CartPole-v1"), policy, 0)
 
 
 def test_too_many(policy: Policy) -> None:
-    evaluator = device_evaluator(make("CartPole-v1"), policy, 2**20)
+    evaluator = DeviceEvaluator(make("CartPole-v1"), policy, 2**20)
     with pytest.raises(ValueError, match="4,096 candidates x 1,048,576 episodes of up to 500 steps are too many"):
         jax.eval_shape(lambda p: evaluator(KEY, p, lambda x: x), population(policy, 4096))
-    evaluator = device_evaluator(make("CartPole-v1"), policy, 264)  # few enough pairs, too many steps
+    evaluator = DeviceEvaluator(make("CartPole-v1"), policy, 264)  # few enough pairs, too many steps
     with pytest.raises(ValueError, match="16,384 candidates x 264 episodes of up to 500 steps are too many"):
         jax.eval_shape(lambda p: evaluator(KEY, p, lambda x: x), population(policy, 16384))
 

@@ -213,9 +213,9 @@ def test_known_styles_differ_in_two_ways_at_least():
 
 
 def test_every_algorithm_of_the_package_has_its_own():
-    from polystep_rl.settings.algorithms import SETTINGS
+    from polystep_rl.settings.algorithms import ALGORITHMS
 
-    assert set(SETTINGS) <= set(palette.ALGO_STYLES)
+    assert set(ALGORITHMS) <= set(palette.ALGO_STYLES)
 
 
 def test_style_depends_on_the_name_alone():

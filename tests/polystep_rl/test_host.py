@@ -13,7 +13,7 @@ from polystep_rl.baselines.eggroll import eggroll
 from polystep_rl.moments import merge
 from polystep_rl.policies import make_policy
 from polystep_rl.rollout.bookkeeping import Ledger
-from polystep_rl.rollout.host import HostLayout, SimulatorError, host_evaluator
+from polystep_rl.rollout.host import HostEvaluator, HostLayout, SimulatorError
 from polystep_rl.rollout.score import Horizon, Penalty
 from polystep_rl.search import polystep, subspace
 from polystep_rl.training.programs import programs
@@ -36,7 +36,7 @@ def candidates(policy, n=N):
 
 def evaluate(env, layout=HostLayout(), n=N, **kwargs):
     policy = make_policy(env.spec, (5,), "float32")
-    with host_evaluator(env, policy, R, layout, **kwargs) as evaluator:
+    with HostEvaluator(env, policy, R, layout, **kwargs) as evaluator:
         return evaluator(KEY, candidates(policy, n), lambda x: x)
 
 
@@ -122,7 +122,7 @@ def test_identical_candidates_get_identical_costs():
     env = PointEnv()
     policy = make_policy(env.spec, (5,), "binary")
     same = jax.tree.map(lambda x: jax.numpy.stack([x] * 40), policy.init(KEY))
-    with host_evaluator(env, policy, 2) as evaluator:
+    with HostEvaluator(env, policy, 2) as evaluator:
         found = evaluator(KEY, same, lambda x: x)
     assert len(set(np.asarray(found.cost).tolist())) == 1 and len(set(found.returns[0].tolist())) == 2
 
@@ -141,7 +141,7 @@ def test_horizon_cuts():
 def test_a_horizon_that_grows():
     env = PointEnv(longest=30)
     policy = make_policy(env.spec, (5,), "binary")
-    with host_evaluator(env, policy, 2, horizon=Horizon(2, 18)) as evaluator:
+    with HostEvaluator(env, policy, 2, horizon=Horizon(2, 18)) as evaluator:
         assert evaluator.grows
         params = jax.vmap(policy.init)(jax.random.split(KEY, 10))
         longest = [evaluator(KEY, params, lambda x: x, share).lengths.max() for share in (0.0, 0.5, 1.0, 0.0)]
@@ -153,7 +153,7 @@ def test_a_penalty_may_fade():
     env = PointEnv()
     policy = make_policy(env.spec, (), "float32")
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 5))
-    with host_evaluator(env, policy, 2, penalty=Penalty(-1.0, 0.0)) as evaluator:
+    with HostEvaluator(env, policy, 2, penalty=Penalty(-1.0, 0.0)) as evaluator:
         assert evaluator.grows
         found = [evaluator(jax.random.key(1), params, lambda c: c, share) for share in (0.0, 0.75, 1.0)]
     plain = found[-1]
@@ -186,7 +186,7 @@ def test_an_episode_that_is_always_lost_ends_the_run():
 def test_a_pool_is_closed_when_something_breaks():
     env = PointEnv()
     policy = make_policy(env.spec, (5,), "float32")
-    evaluator = host_evaluator(env, policy, R)
+    evaluator = HostEvaluator(env, policy, R)
     evaluator(KEY, candidates(policy), lambda x: x)
     env.pools[0].recv = lambda group: 1 / 0
     with pytest.raises(ZeroDivisionError):
@@ -199,9 +199,9 @@ def test_a_pool_is_closed_when_something_breaks():
 def test_no_episodes_are_refused():
     env = PointEnv()
     with pytest.raises(ValueError, match="expected at least 1"):
-        host_evaluator(env, make_policy(env.spec, (), "float32"), 0)
+        HostEvaluator(env, make_policy(env.spec, (), "float32"), 0)
     with pytest.raises(ValueError, match="expected at least 1 step"):
-        host_evaluator(env, make_policy(env.spec, (), "float32"), 1, horizon=Horizon(0))
+        HostEvaluator(env, make_policy(env.spec, (), "float32"), 1, horizon=Horizon(0))
 
 
 def test_moments_merge_in_any_split():
@@ -253,7 +253,7 @@ def test_candidates_that_are_never_built_return_the_same(search):
     strategy = eggroll(8) if search == "eggroll" else polystep.polystep(subspace.factored(1), geometry)
     state = strategy.init(jax.random.key(0), policy.init(jax.random.key(1)))
     few = jax.tree.map(lambda x: x[:12], strategy.ask(jax.random.key(2), state).candidates)
-    with host_evaluator(env, policy, R) as evaluator:
+    with HostEvaluator(env, policy, R) as evaluator:
         built, structured = (evaluator(KEY, few, Partial(f, state)) for f in (strategy.decode, strategy.structure))
         np.testing.assert_allclose(structured.returns, built.returns, rtol=1e-4)
         np.testing.assert_array_equal(structured.lengths, built.lengths)

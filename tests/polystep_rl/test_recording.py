@@ -7,8 +7,8 @@ import pytest
 from polystep_rl.envs import make, make_any
 from polystep_rl.policies import make_policy
 from polystep_rl.recording import record
-from polystep_rl.rollout.device import device_evaluator, evaluate_params
-from polystep_rl.rollout.host import HostLayout, host_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator, evaluate_params
+from polystep_rl.rollout.host import HostEvaluator, HostLayout
 from polystep_rl.rollout.score import Horizon
 
 
@@ -33,7 +33,7 @@ def test_in_jax():
     env = make("CartPole-v1")
     policy, params = policy_for(env)
     key = jax.random.key(3)
-    evaluation = evaluate_params(device_evaluator(env, policy, 6), key, params)
+    evaluation = evaluate_params(DeviceEvaluator(env, policy, 6), key, params)
     found = record(env, policy, params, 6, key)
     same(found, evaluation)
     np.testing.assert_array_equal(found.fell, np.ravel(evaluation.lengths) < env.spec.horizon)
@@ -46,7 +46,7 @@ def test_on_the_host(simulator):
     env = make_any("CartPole-v1", simulator, max_episode_steps=12, workers="0")
     policy, params = policy_for(env)
     key = jax.random.key(3)
-    with host_evaluator(env, policy, 6) as evaluate:
+    with HostEvaluator(env, policy, 6) as evaluate:
         evaluation = evaluate_params(evaluate, key, params)
     found = record(env, policy, params, 6, key)
     same(found, evaluation)
@@ -60,7 +60,7 @@ def test_training_may_end_at_a_height():
     policy, params = policy_for(env)
     key = jax.random.key(0)
     whole = record(env, policy, params, 16, key)
-    with host_evaluator(env, policy, 16, horizon=Horizon(metric="height", least=0.6)) as evaluate:
+    with HostEvaluator(env, policy, 16, horizon=Horizon(metric="height", least=0.6)) as evaluate:
         found = evaluate_params(evaluate, key, params)
     below = whole.alive & (whole.metrics["height"] < 0.6)
     expected = np.where(below.any(axis=0), 1 + below.argmax(axis=0), whole.alive.sum(axis=0))
@@ -73,7 +73,7 @@ def test_lanes_that_live_on_measure_too():
     pytest.importorskip("envpool")
     env = make_any("G1JoystickFlatTerrain", "envpool", crn=False)
     policy, params = policy_for(env)
-    with host_evaluator(env, policy, 24, HostLayout(lanes=16), horizon=Horizon(metric="height", least=0.7)) as evaluate:
+    with HostEvaluator(env, policy, 24, HostLayout(lanes=16), horizon=Horizon(metric="height", least=0.7)) as evaluate:
         found = evaluate_params(evaluate, jax.random.key(0), params)
     assert found.lengths.shape == (1, 24) and 1 <= found.lengths.min() < found.lengths.max() < 60
 
@@ -81,7 +81,7 @@ def test_lanes_that_live_on_measure_too():
 def test_an_environment_that_measures_nothing_is_refused():
     env = make_any("CartPole-v1", "gymnasium", workers="0")
     with pytest.raises(ValueError, match="CartPole-v1 on gymnasium measures nothing"):
-        host_evaluator(env, policy_for(env)[0], 2, horizon=Horizon(metric="height"))
+        HostEvaluator(env, policy_for(env)[0], 2, horizon=Horizon(metric="height"))
 
 
 def test_g1_measures_what_it_was_commanded():

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polystep_rl.baselines.registry import make_strategy
 from polystep_rl.envs import make
 from polystep_rl.errors import TrainError
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import Layout, device_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator, Layout
 from polystep_rl.rollout.score import Horizon, Penalty
-from polystep_rl.runs.strategy import build_strategy
+from polystep_rl.runs.polystep import build_strategy
+from polystep_rl.runs.strategy import make_strategy
 from polystep_rl.search.racing import racing
 from polystep_rl.settings.presets import preset
 from polystep_rl.settings.run import SearchConfig
@@ -60,7 +60,7 @@ def task(env_id: str, precision: str, strategy: Strategy | None = None, **kwargs
     env = make(env_id)
     policy = make_policy(env.spec, (8,), precision, 0.0, 0.25)
     strategy = build_strategy(SEARCH) if strategy is None else strategy
-    return Task(policy, strategy, device_evaluator(env, policy, 3, **kwargs), device_evaluator(env, policy, 9))
+    return Task(policy, strategy, DeviceEvaluator(env, policy, 3, **kwargs), DeviceEvaluator(env, policy, 9))
 
 
 def start(it: Task, seed: int) -> Progress:
@@ -97,7 +97,7 @@ def table(record: Record) -> str:
 
 def baseline(name: str, population: int) -> Strategy:
     search = preset("CartPole-v1", "float32", "tuned", name).search
-    return make_strategy(name, dataclasses.asdict(search) | {"population": population})
+    return make_strategy(name, dataclasses.replace(search, population=population))
 
 
 CASES: dict[str, Any] = {
@@ -185,7 +185,7 @@ def test_which_seeds_can_be_merged() -> None:
         assert found == 1 and why in said
     large = make_policy(make("CartPole-v1").spec, (128, 128), "float32")
     strategy = build_strategy(SearchConfig(subspace="full", particle_dim=4))
-    evaluate = device_evaluator(make("CartPole-v1"), large, 2)
+    evaluate = DeviceEvaluator(make("CartPole-v1"), large, 2)
     assert at_once(Task(large, strategy, evaluate, evaluate)) == (
         1,
         "the policies are large, and their candidates are never built",

@@ -9,8 +9,8 @@ from polystep_rl.envs import make
 from polystep_rl.moments import input_scales
 from polystep_rl.policies import frozen, make_policy, mlp_policy
 from polystep_rl.rollout.calibration import random_action_moments
-from polystep_rl.rollout.device import device_evaluator
-from polystep_rl.runs.strategy import build_strategy
+from polystep_rl.rollout.device import DeviceEvaluator
+from polystep_rl.runs.polystep import build_strategy
 from polystep_rl.search.observing import INPUT, observing
 from polystep_rl.settings.algorithms import SearchConfig
 from polystep_rl.training.programs import make_step
@@ -59,7 +59,7 @@ def test_a_generation_is_frozen_and_then_merged():
     policy = make_policy(env.spec, (), "float32")
     prior = random_action_moments(env, KEY, 4)
     strategy = observing(build_strategy(SearchConfig(particle_dim=4, subspace_size=4)), prior)
-    evaluate = device_evaluator(env, policy, 2, collect_moments=True)
+    evaluate = DeviceEvaluator(env, policy, 2, collect_moments=True)
     state = strategy.init(KEY, policy.init(KEY))
     candidates = strategy.decode(state, strategy.ask(KEY, state).candidates)
     assert all((leaf == leaf[0]).all() for leaf in jax.tree.leaves(candidates[INPUT]))

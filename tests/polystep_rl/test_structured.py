@@ -10,7 +10,7 @@ import pytest
 from polystep_rl.baselines.eggroll import eggroll
 from polystep_rl.envs import make
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import device_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator
 from polystep_rl.search import polystep, subspace
 from polystep_rl.training.programs import make_step
 from polystep_rl.types import Strategy
@@ -48,7 +48,7 @@ def test_they_act_like_their_parameters(strategy: Strategy) -> None:
 
 def test_they_cost_the_same(strategy: Strategy) -> None:
     state, candidates = asked(strategy)
-    evaluate = device_evaluator(make("Pendulum-v1"), POLICY, 2)
+    evaluate = DeviceEvaluator(make("Pendulum-v1"), POLICY, 2)
     wanted, given = (
         jax.jit(lambda c, f=f: evaluate(jax.random.key(4), c, jax.tree_util.Partial(f, state)))(candidates)
         for f in (strategy.decode, strategy.structure)
@@ -63,7 +63,7 @@ def test_a_generation_builds_small_policies_only() -> None:
     env, zero = make("Pendulum-v1"), jnp.float32(0)
     for hidden, is_built in (((16, 12), True), ((64, 64), False)):
         policy = make_policy(env.spec, hidden, "float32", 0.1, 0.3)
-        strategy, evaluate = eggroll(8), device_evaluator(env, policy, 1)
+        strategy, evaluate = eggroll(8), DeviceEvaluator(env, policy, 1)
         state = strategy.init(jax.random.key(0), policy.init(jax.random.key(1)))
         keys = jax.random.split(jax.random.key(2))
         go = lambda s, e=evaluate, k=keys, x=state: jax.jit(make_step(s, e))(*k, x, zero)[2].cost  # noqa: E731
@@ -83,4 +83,4 @@ def test_integer_policies_are_built() -> None:
     state = strategy.init(jax.random.key(0), policy.init(jax.random.key(1)))
     candidates = strategy.ask(jax.random.key(2), state).candidates
     with pytest.raises(ValueError, match="binary"):
-        device_evaluator(env, policy, 1)(jax.random.key(0), candidates, partial(strategy.structure, state))
+        DeviceEvaluator(env, policy, 1)(jax.random.key(0), candidates, partial(strategy.structure, state))

@@ -14,9 +14,9 @@ import pytest
 from polystep_rl.envs import make
 from polystep_rl.errors import TrainError
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import device_evaluator, evaluate_params
+from polystep_rl.rollout.device import DeviceEvaluator, evaluate_params
 from polystep_rl.rollout.score import Horizon
-from polystep_rl.runs.strategy import build_strategy
+from polystep_rl.runs.polystep import build_strategy
 from polystep_rl.settings.run import SearchConfig
 from polystep_rl.training import loop
 from polystep_rl.training.loop import train
@@ -65,8 +65,8 @@ class Task:
         self.env = make(env_id)
         self.policy = make_policy(self.env.spec, hidden, precision, 0.0, 0.25)
         self.strategy = build_strategy(search)
-        self.evaluate = device_evaluator(self.env, self.policy, search.episodes, horizon=horizon)
-        self.centre = device_evaluator(self.env, self.policy, 64)
+        self.evaluate = DeviceEvaluator(self.env, self.policy, search.episodes, horizon=horizon)
+        self.centre = DeviceEvaluator(self.env, self.policy, 64)
 
     def start(self, seed: int = 0) -> Progress:
         keys = streams(seed)
