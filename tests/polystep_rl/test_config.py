@@ -38,7 +38,6 @@ def test_every_preset_is_complete_and_reads_back(algo: str) -> None:
         config = preset(env, policy, name, algo)
         assert (config.env, config.policy, config.preset, config.algo) == (env, policy, name, algo)
         assert type(config.search) is settings_class(algo)
-        config
         assert from_plain(TrainConfig, yaml.safe_load(to_yaml(config))) == config
         assert from_plain(TrainConfig, to_plain(config)) == config
 

@@ -67,7 +67,6 @@ def test_a_part_of_a_grid_has_the_same_cells(chosen: dict[str, Any]) -> None:
 def test_all_cells_obey_the_same_rules() -> None:
     for cell in cells(GRID):
         config = cell.config
-        config
         budgets = {("Acrobot-v1", "float32"): 777_000, ("Acrobot-v1", "binary"): 888_000}
         assert config.total_timesteps == budgets.get((config.env, config.policy), GRID.budget)
         assert (config.generations, config.wall_seconds, config.stop_reward) == (None, None, None)
