@@ -1,6 +1,6 @@
 """Instructions for an action on a Cortex-M4: exported int8 and binary policies beside float32 ones of the same layers.
 
-    python scripts/bench_deploy.py --json docs/results/deploy/instructions.json
+    python scripts/bench/deploy.py --json docs/results/deploy/instructions.json
 
 Counted in QEMU (arm-none-eabi-gcc -O2), over 256 observations, of policies with random weights. Without the FPU, and
 with it; ``step`` takes floats, ``step_int8`` int8 observations.
@@ -8,7 +8,6 @@ with it; ``step`` takes floats, ``step_int8`` int8 observations.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -19,9 +18,11 @@ import jax
 import numpy as np
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import write_record
+
 from polystep_rl.deploy.report import HARD_FLOAT
 from polystep_rl.envs import make
-from polystep_rl.machine import system_info
 from polystep_rl.policies import make_policy
 from polystep_rl.policies.export import bundle, measure
 from polystep_rl.policies.runtime import actions
@@ -70,9 +71,7 @@ def main(args: Args) -> None:
                     count = found[precision][f"{cpu} {entry}"]
                     shown.append(f"{precision} {entry} {count:,.0f} ({whole / count:.1f} times fewer)")
             print(f"{env_id} {hidden} {cpu}: {', '.join(shown)}", flush=True)
-    if args.json is not None:
-        document = {"system": system_info(), "tools": measure.toolchain(), "rows": rows}
-        args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_record(args.json, {"tools": measure.toolchain(), "rows": rows})
 
 
 if __name__ == "__main__":

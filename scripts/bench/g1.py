@@ -1,6 +1,6 @@
 """Env steps per second of whole PolyStep generations on G1, beside EnvPool's own in the same run.
 
-    python scripts/bench_g1.py --json docs/results/bench_g1.json
+    python scripts/bench/g1.py --json docs/results/bench_g1.json
 
 A generation is everything: asking, decoding, episodes, telling. At the start of a search its policy is zero, so that
 episodes are about as long as those of EnvPool alone, which is driven with zero actions, as many lanes and a thread per
@@ -13,6 +13,7 @@ sides have the robot without its meshes, which is as fast to step, and quicker t
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -23,8 +24,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import tyro
-from bench_host import beside, conclude, envpool_rate
 from jax.tree_util import Partial
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import ROOT
+from bench.host import beside, conclude, envpool_rate
 
 from polystep_rl.envs import make_any
 from polystep_rl.envs.robots.locomotion import gait_sides
@@ -55,7 +59,7 @@ class Args:
     """Simulator lanes."""
     episodes: int = 8
     """Per candidate, of which there are 64; of the trained policy, a fourth."""
-    trained: Path = Path(__file__).parents[1] / "docs" / "results" / "g1" / "float32"
+    trained: Path = ROOT / "docs" / "results" / "g1" / "float32"
     """A policy of the task that stays up."""
 
 

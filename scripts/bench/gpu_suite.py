@@ -1,11 +1,11 @@
 """What is measured on a GPU, in one command and one JSON; on a machine without one, a trial of it.
 
-    python scripts/gpu_suite.py --json gpu.json --minutes 9.5          # as often as wanted, adds to the file
-    python scripts/gpu_suite.py --json gpu.json --sections memory g1 --minutes 9
-    python scripts/gpu_suite.py --json trial.json --quick              # anywhere: compares the CPU with itself
+    python scripts/bench/gpu_suite.py --json gpu.json --minutes 9.5          # as often as wanted, adds to the file
+    python scripts/bench/gpu_suite.py --json gpu.json --sections memory g1 --minutes 9
+    python scripts/bench/gpu_suite.py --json trial.json --quick              # anywhere: compares the CPU with itself
 
-*rollout*: the ladder of `bench_rollout.py`, reduced. *parity*: the same policies on the CPU and on the accelerator
-(`_bench/parity.py` says what is law and what is reported). *memory*: generations of 1,024 candidates of 1e4 to 1e7
+*rollout*: the ladder of `rollout.py`, reduced. *parity*: the same policies on the CPU and on the accelerator
+(`measuring/parity.py` says what is law and what is reported). *memory*: generations of 1,024 candidates of 1e4 to 1e7
 parameters. *g1*: stepping rates of the humanoid, where MuJoCo Playground is installed. Every section runs in a process
 of its own with a share of the minutes; one that fails or is cut leaves what it has and an `error`. The exit status is 1
 where a law broke. Float32 matrix products keep their precision everywhere (no TF32).
@@ -30,13 +30,13 @@ from typing import Any, Literal
 import jax
 import tyro
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent / "_peers"))
-import bench_structured
-import g1_gpu
-from _bench import ladder, parity
-from _bench.cases import cpu_model
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench import structured
+from bench.measuring import ladder, parity
+from bench.measuring.cases import cpu_model
+from humanoid import g1_gpu
 
+from polystep_rl.files import write_atomic
 from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.policies import PRECISIONS
 
@@ -109,16 +109,16 @@ def compare(write: Write, quick: bool) -> None:
 
 def memory(write: Write, quick: bool) -> None:
     """What matters first: candidates that are never built, then one parameter set, then those that are built."""
-    sizes = ("1e4",) if quick else tuple(bench_structured.WIDTHS)
-    args = bench_structured.Args(candidates=64 if quick else 1024, turns=1 if quick else 3)
-    cells = [(search, "structured") for search in bench_structured.SEARCHES] + [("factored", "plain")]
+    sizes = ("1e4",) if quick else tuple(structured.WIDTHS)
+    args = structured.Args(candidates=64 if quick else 1024, turns=1 if quick else 3)
+    cells = [(search, "structured") for search in structured.SEARCHES] + [("factored", "plain")]
     cells += [] if quick else [("factored", "built")]
     rows: list[dict[str, Any]] = []
     for search, route in cells:
         for size in sizes:
             row: dict[str, Any] = {"size": size, "search": search, "route": route, "candidates": args.candidates}
             try:
-                row |= bench_structured.child(size, search, route, args)
+                row |= structured.child(size, search, route, args)
             except SystemExit as error:
                 row["error"] = str(error)
             rows.append(row)
@@ -151,9 +151,7 @@ CHILDREN: dict[str, Callable[[Write, bool], None]] = {
 
 def save(path: Path, record: dict[str, Any]) -> None:
     """At once or not at all."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(new, path)
+    write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def run(section: str, seconds: float, quick: bool) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Env steps per second of host evaluation, beside the same simulator driven with constant actions in the same run.
 
-    python scripts/bench_host.py --json docs/results/bench_host.json
+    python scripts/bench/host.py --json docs/results/bench_host.json
 
 Two simulators are driven in turns, several times, by `host_evaluator` with a population of linear policies, and by
 their own vector interface with constant actions: EnvPool with as many lanes and one thread per core, and for
@@ -13,10 +13,10 @@ drives it: two pools in turns, which share the threads, and which are faster tha
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -29,8 +29,11 @@ import jax
 import numpy as np
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import write_record
+
 from polystep_rl.envs import make_any
-from polystep_rl.machine import setup_jax, system_info, usable_cores
+from polystep_rl.machine import setup_jax, usable_cores
 from polystep_rl.policies import make_policy
 from polystep_rl.rollout.host import HostEvaluator, HostLayout, host_evaluator
 from polystep_rl.types import HostEnv, Params
@@ -147,9 +150,7 @@ def beside(ours: Callable[[int], float], alone: Callable[[], float], turns: int)
 def conclude(rows: list[dict[str, Any]], load_before: tuple[float, float, float], path: Path | None) -> None:
     """Print how busy the machine was, and write the record where it is wanted."""
     print(f"load average {load_before[0]:.2f} before, {os.getloadavg()[0]:.2f} after; {os.cpu_count()} cores")
-    if path:
-        record = {"system": system_info(), "load_average": [load_before, os.getloadavg()], "cases": rows}
-        path.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(path, {"load_average": [load_before, os.getloadavg()], "cases": rows})
 
 
 def measure(case: Case, args: Args) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Living env steps per second of policy evaluation, beside two published evaluators on the same machine.
 
-    python scripts/bench_rollout.py --json bench.json
+    python scripts/bench/rollout.py --json bench.json
 
 CartPole and Acrobot, policies 4-16-2 and 6-16-3 in every precision, against evosax's Gymnax problem and the `polystep`
 package's evaluators, which get the float32 policies and live in virtual environments of their own that this script
@@ -19,13 +19,12 @@ hidden units, and the part of the machine's arithmetic limit that the operations
 from __future__ import annotations
 
 import functools
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +33,12 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent / "_peers"))
-from _bench import ladder
-from _bench.cases import Case, cpu_model, measure
-from process import EVOSAX, PEERS, Peer
-from protocol import timed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import COMMAND, options, write_record
+from bench.measuring import ladder
+from bench.measuring.cases import Case, cpu_model, measure
+from bench.peers.process import EVOSAX, PEERS, Peer
+from bench.peers.protocol import timed
 
 from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.policies import PRECISIONS
@@ -80,7 +79,7 @@ class Args:
 def trained(env_id: str, precision: str, folder: str) -> LoadedRun:
     """The policy of a short training run."""
     run = Path(folder) / f"{env_id}-{precision}"
-    command = [sys.executable, "-m", "polystep_rl", "train", "--env", env_id, "--policy", precision, "--seed", "0"]
+    command = [*COMMAND, "train", "--env", env_id, "--policy", precision, "--seed", "0"]
     command += [f"--stop-reward={ENVS[env_id]}", "--run-dir", str(run), "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -238,10 +237,7 @@ def main(args: Args) -> None:
     load = {"before": load_before, "after": os.getloadavg()}
     cpu = system_info()["cpu_count"]
     print(f"{cpu} cores, load average {load['before'][0]:.2f} before and {load['after'][0]:.2f} after")
-    if args.json:
-        system = {**system_info(), "cpu": cpu_model(), "load_average": load}
-        options = {**asdict(args), "json": None, "envs_dir": None}
-        args.json.write_text(json.dumps({"system": system, "args": options, **record}, indent=1) + "\n")
+    write_record(args.json, {"args": options(args), **record}, cpu=cpu_model(), load_average=load)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What devices and processes add to a search, what a generation sends, and what that predicts for more of them.
 
-    python scripts/bench_scale.py --json docs/results/bench_scale.json
+    python scripts/bench/scale.py --json docs/results/bench_scale.json
 
 OpenAI-ES on CartPole and Acrobot, binary policies of 16 hidden units, populations of three sizes: the same generations
 (the same run, bit for bit) by one host device, by two devices of one process, and by two processes with a device and a
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,10 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh, PartitionSpec
 
-from polystep_rl.machine import setup_jax, system_info, usable_cores
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import options, write_record
+
+from polystep_rl.machine import setup_jax, usable_cores
 from polystep_rl.runs.parts import make_parts
 from polystep_rl.settings.presets import preset
 from polystep_rl.training.programs import Limits, programs
@@ -255,10 +258,7 @@ def main(args: Args) -> int:
         print(f"{count} processes meet in " + ", ".join(f"{1e3 * x['meeting']:.2f} ms" for x in found))
     if ring:
         print(f"\n{prediction_table(rows, ring)}")
-    if args.json is not None:
-        options = {**asdict(args), "json": None}
-        record = {"system": system_info(), "args": options, "rows": rows, "ring": ring}
-        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(args.json, {"args": options(args), "rows": rows, "ring": ring})
     return int(not (met or args.quick))
 
 

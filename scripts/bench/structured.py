@@ -1,6 +1,6 @@
 """Candidates as low-rank changes of their centre, beside candidates that are built: time and peak memory.
 
-    python scripts/bench_structured.py --json docs/results/bench_structured.json
+    python scripts/bench/structured.py --json docs/results/bench_structured.json
 
 Float32 policies of 1e4 to 1e7 parameters, 1,024 candidates, 32 observations for each. ``ask``, the forward passes and
 ``tell`` of a generation, by route: *structured* (the products with the centre are shared, and each candidate adds its
@@ -25,8 +25,10 @@ import jax
 import jax.numpy as jnp
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import write_record
+
 from polystep_rl.baselines.eggroll import eggroll
-from polystep_rl.machine import system_info
 from polystep_rl.policies import mlp_policy
 from polystep_rl.search import polystep, subspace
 from polystep_rl.types import Params, Policy, PolicySpec, Strategy, Structured
@@ -189,9 +191,7 @@ def main(args: Args) -> int:
                 if (size, search, route) == ("1e6", "factored", "structured"):
                     missed = share < SHARE or row["peak_bytes"] > BOUND_BYTES
                     print(f"{'MISSED' if missed else 'met'}: at least {SHARE:.0%} of plain, at most 2,048 MiB")
-    if args.json is not None:
-        document = {"system": system_info(), "cpu_count": os.cpu_count(), "rows": rows}
-        args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_record(args.json, {"cpu_count": os.cpu_count(), "rows": rows})
     return int(missed)
 
 

@@ -1,6 +1,6 @@
 """Seconds to a trained policy, to the first generation, and on one device and all of them.
 
-    python scripts/bench_training.py --json docs/results/bench_training.json
+    python scripts/bench/training.py --json docs/results/bench_training.json
 
 *Training*: Acrobot with binary policies and the tuned preset, until two evaluations in a row return -85, once per seed.
 `warm` is the search alone, its programs compiled (they are the same for all seeds), its evaluations included; `command`
@@ -23,13 +23,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +36,15 @@ import jax
 import numpy as np
 import tyro
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent / "_peers"))
-import bench_rollout
-from _bench.cases import cpu_model, measure
-from process import POLYSTEP, Peer
-from protocol import timed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import COMMAND, options, write_record
+from bench import rollout
+from bench.measuring.cases import cpu_model, measure
+from bench.peers.process import POLYSTEP, Peer
+from bench.peers.protocol import timed
 
 from polystep_rl.envs import make
-from polystep_rl.machine import setup_jax, system_info
+from polystep_rl.machine import setup_jax
 from polystep_rl.policies import make_policy
 from polystep_rl.rollout.device import Layout, device_evaluator
 from polystep_rl.runs.parts import make_parts
@@ -73,7 +72,7 @@ class Args:
     """Measurements of each number of devices; the best one counts."""
     peer: bool = True
     """Also measure the published package."""
-    envs_dir: Path = bench_rollout.Args.envs_dir
+    envs_dir: Path = rollout.Args.envs_dir
     """Where the virtual environments of the peers are kept."""
 
 
@@ -93,7 +92,7 @@ def warm(seed: int) -> dict[str, Any]:
 
 def command(folder: str, cache: str, env: str, algo: str, seed: int, *flags: str) -> tuple[float, float]:
     """Seconds of a `polystep-rl train` to the line of its first generation, and to its end."""
-    run = [sys.executable, "-m", "polystep_rl", "train", "--env", env, "--algo", algo, "--policy", PRECISION]
+    run = [*COMMAND, "train", "--env", env, "--algo", algo, "--policy", PRECISION]
     run += ["--seed", str(seed), "--runs", folder, *flags]
     variables = os.environ | {"POLYSTEP_RL_CACHE": cache, "PYTHONUNBUFFERED": "1"}
     began, first, line = time.perf_counter(), None, ""
@@ -110,9 +109,9 @@ def peer_rate(args: Args, folder: str) -> float:
     """Living steps per second of the published package's evaluator on random float32 policies."""
     policy = make_policy(make(ENV).spec, (16,), "float32")
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(1), 16))
-    weights = bench_rollout.plain_weights(policy.spec, jax.device_get(jax.vmap(policy.deploy)(params)))
+    weights = rollout.plain_weights(policy.spec, jax.device_get(jax.vmap(policy.deploy)(params)))
     peer = Peer(POLYSTEP, args.envs_dir)
-    case = peer.case(ENV, "random", "default", weights, bench_rollout.Args(turns=3), folder)
+    case = peer.case(ENV, "random", "default", weights, rollout.Args(turns=3), folder)
     measure([case])
     peer.process.stdin.close()
     peer.process.wait()
@@ -221,10 +220,7 @@ def main(args: Args) -> None:
             "starts": starts(folder),
             "training": training(args, folder),
         }
-    if args.json:
-        system = {**system_info(), "cpu": cpu_model(), "load_average": os.getloadavg()}
-        options = {**asdict(args), "json": None, "envs_dir": None}
-        args.json.write_text(json.dumps({"system": system, "args": options, **record}, indent=1) + "\n")
+    write_record(args.json, {"args": options(args), **record}, cpu=cpu_model(), load_average=os.getloadavg())
 
 
 if __name__ == "__main__":

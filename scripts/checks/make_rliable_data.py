@@ -2,7 +2,7 @@
 
     python3.11 -m venv rliable-env
     rliable-env/bin/pip install rliable "pandas<3"
-    rliable-env/bin/python scripts/make_rliable_data.py tests/data/rliable.json
+    rliable-env/bin/python scripts/checks/make_rliable_data.py tests/data/rliable.json
 
 An environment of its own, because rliable depends on plotting and bootstrap packages that nothing here needs; pandas 2,
 because arch, under rliable, predates 3. The package of this repository need not be installed.
@@ -13,9 +13,9 @@ every resample are therefore stored with the interval that they give.
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,6 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit(__doc__)
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="the file to write")
+    main(parser.parse_args().out)

@@ -1,7 +1,7 @@
 """Train, export and verify a policy of every environment with a preset: does what is deployed act like the trained one?
 
-    python scripts/verify_presets.py --json docs/results/deploy/verify.json
-    python scripts/verify_presets.py --envs G1JoystickFlatTerrain --timesteps 20000 --json ...
+    python scripts/checks/verify_presets.py --json docs/results/deploy/verify.json
+    python scripts/checks/verify_presets.py --envs G1JoystickFlatTerrain --timesteps 20000 --json ...
 
 Trains with the presets for ``--timesteps`` env steps at most (whether a policy is good does not matter here), writes
 each bundle, and verifies it as `polystep-rl verify` does. Rows in the JSON file are replaced, others stay.
@@ -20,7 +20,8 @@ from typing import Any
 
 import tyro
 
-from polystep_rl.machine import system_info
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import COMMAND, write_record
 
 ENVS = (
     "CartPole-v1",
@@ -62,9 +63,7 @@ class Args:
 
 def command(*given: object) -> dict[str, Any]:
     """The JSON object that a command prints; an exit code of 1 with one is a verdict, too."""
-    done = subprocess.run(
-        [sys.executable, "-m", "polystep_rl", *map(str, given), "--json"], capture_output=True, text=True
-    )
+    done = subprocess.run([*COMMAND, *map(str, given), "--json"], capture_output=True, text=True)
     if done.returncode not in (0, 1) or not done.stdout:
         raise SystemExit(f"polystep-rl {' '.join(map(str, given))}: {done.stderr.strip()[-400:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -104,10 +103,7 @@ def main(args: Args) -> int:
             different |= found["verdict"] == "different"
             observations = sum(check["observations"] for check in found["checks"].values())
             print(f"{env:<26} {policy:<8} {found['verdict']:<12} {observations:,} comparisons", flush=True)
-            if args.json is not None:
-                args.json.parent.mkdir(parents=True, exist_ok=True)
-                document = {"system": system_info(), "rows": dict(sorted(rows.items()))}
-                args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            write_record(args.json, {"rows": dict(sorted(rows.items()))})
     return int(different)
 
 

@@ -1,6 +1,6 @@
 """Several comparisons as one: their runs in one results.json, one table and one figure of learning curves.
 
-    python scripts/merge_results.py compare/float compare/int8 --into docs/results/host_tasks
+    python scripts/figures/merge_results.py compare/float compare/int8 --into docs/results/host_tasks
 
 A cell (environment, precision, algorithm) is taken as a whole and from the last folder that has it, what is in --into
 already coming first; with `--add` it keeps the seeds that it had. A cell with fewer than `--seeds` runs is left out,

@@ -1,6 +1,6 @@
 """What coarser physics costs and saves: env steps per second of G1, and how long a policy stays up in it.
 
-    python scripts/coarser_physics.py --json docs/results/g1/coarser_physics.json
+    python scripts/humanoid/coarser_physics.py --json docs/results/g1/coarser_physics.json
 
 The task steps its physics by 2 ms, ten times a control step. Training may step it fewer times
 (`--train-env-kwarg sim_dt=0.005`); this says what a policy that was found at 2 ms does at other steps. Speeds are of
@@ -9,18 +9,21 @@ EnvPool alone, with zero actions, on all cores, in turns; lengths are of held-ou
 
 from __future__ import annotations
 
-import json
 import statistics
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
-from bench_host import envpool_rate
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import ROOT, write_record
+from bench.host import envpool_rate
 
 from polystep_rl.envs.robots.playground_models import tree_without_visuals
-from polystep_rl.machine import setup_jax, system_info
+from polystep_rl.machine import setup_jax
 from polystep_rl.runs.judging import evaluate_on_test
 from polystep_rl.runs.load import load_run
 from polystep_rl.runs.task import make_env
@@ -35,7 +38,7 @@ class Args:
 
     json: Path | None = None
     """Write every figure, with hardware and versions, to this file."""
-    policy: Path = Path(__file__).parents[1] / "docs" / "results" / "g1" / "float32"
+    policy: Path = ROOT / "docs" / "results" / "g1" / "float32"
     """A policy of the task that stays up."""
     episodes: int = 256
     """Held-out episodes."""
@@ -67,9 +70,7 @@ def main(args: Args) -> None:
             f"{dt:>10} s {row['steps_per_second']:>11,.0f} {row['mean_length']:>7.1f} {row['mean_return']:>7.1f}",
             flush=True,
         )
-    if args.json is not None:
-        record = {"task": TASK, "policy": args.policy.name, "system": system_info(), "rows": rows}
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(args.json, {"task": TASK, "policy": args.policy.name, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Do EnvPool and Playground on MJX simulate the same G1? Means over episodes of both, and whether they agree.
 
-    python scripts/g1_agreement.py --json docs/results/g1/agreement.json
+    python scripts/humanoid/g1_agreement.py --json docs/results/g1/agreement.json
 
 Resets are random: both simulators draw from the same distribution, each with its own generator, so that means are
 compared, not episodes. A difference is given in standard errors (Welch's). Two policies that know nothing: zero actions
@@ -9,7 +9,7 @@ and one fixed linear policy. MJX simulates tens of steps a second on a CPU; all 
 
 from __future__ import annotations
 
-import json
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -20,9 +20,12 @@ import jax
 import numpy as np
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import write_record
+
 from polystep_rl.envs import make_any
 from polystep_rl.envs.robots.locomotion import gait_sides
-from polystep_rl.machine import setup_jax, system_info
+from polystep_rl.machine import setup_jax
 from polystep_rl.policies import make_policy
 from polystep_rl.recording import Recorded, record
 from polystep_rl.types import TERM
@@ -98,8 +101,7 @@ def main(args: Args) -> None:
         missing = sorted(ours.keys() ^ other.keys())
         if missing:
             print(f"  only in one of them: {', '.join(missing)}")
-    if args.json is not None:
-        args.json.write_text(json.dumps({"system": system_info(), "rows": rows}, indent=1) + "\n")
+    write_record(args.json, {"rows": rows})
 
 
 if __name__ == "__main__":

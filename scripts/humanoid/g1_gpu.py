@@ -1,7 +1,7 @@
 """G1 on a GPU: raw stepping rate of MJX, ours inside a population rollout, and training that goes on where it was.
 
-    python scripts/g1_gpu.py --out g1_gpu                     # in calls of at most ten minutes, as often as wanted
-    python scripts/g1_gpu.py --task CartpoleBalance --environments 64 --steps 20 --generations 2   # a trial on a CPU
+    python scripts/humanoid/g1_gpu.py --out g1_gpu     # in calls of at most ten minutes, as often as wanted
+    python scripts/humanoid/g1_gpu.py --task CartpoleBalance --environments 64 --steps 20 --generations 2   # on a CPU
 
 One command, repeated: it measures the rates that are not in OUT/rates.json yet, and then trains in OUT/run-POLICY until
 the time is up, from the checkpoint if there is one. Raw is a scan over Playground's own step function with zero
@@ -24,9 +24,12 @@ import jax
 import jax.numpy as jnp
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import COMMAND, write_record
+
 from polystep_rl.envs import make
 from polystep_rl.envs.robots.locomotion import gait_sides, is_tracked
-from polystep_rl.machine import setup_jax, system_info
+from polystep_rl.machine import setup_jax
 from polystep_rl.policies import make_policy
 from polystep_rl.rollout.device import Layout, device_evaluator
 from polystep_rl.rollout.population import RolloutConfig
@@ -100,8 +103,8 @@ def our_rate(env: Env, count: int, steps: int) -> float:
 def measure(args: Args, deadline: float) -> None:
     """The rates that are not there yet, while there is time."""
     file = args.out / "rates.json"
-    record = json.loads(file.read_text()) if file.exists() else {"system": system_info(), "rates": []}
-    there = {(row["environments"], row["impl"], row["steps"]) for row in record["rates"]}
+    rates = json.loads(file.read_text())["rates"] if file.exists() else []
+    there = {(row["environments"], row["impl"], row["steps"]) for row in rates}
     missing = [count for count in args.environments if (count, args.impl, args.steps) not in there]
     if not missing:
         return
@@ -111,15 +114,15 @@ def measure(args: Args, deadline: float) -> None:
             return
         raw, ours = raw_rate(env, count, args.steps), our_rate(env, count, args.steps)
         row = {"environments": count, "impl": args.impl, "steps": args.steps, "raw": raw, "ours": ours}
-        record["rates"].append(row | {"ratio": ours / raw})
-        file.write_text(json.dumps(record, indent=1) + "\n")
+        rates.append(row | {"ratio": ours / raw})
+        write_record(file, {"rates": rates})
         print(f"{count:>6} environments: raw {raw:,.0f} steps/s, ours {ours:,.0f}, {ours / raw:.2f} of it", flush=True)
 
 
 def train(args: Args, seconds: float) -> int:
     """A training run until the time is up."""
     run = args.out / f"run-{args.policy}"
-    command = [sys.executable, "-m", "polystep_rl", "train"]
+    command = [*COMMAND, "train"]
     if (run / "config.yaml").exists():
         spent = json.loads((args.out / "spent.json").read_text())
         command += ["--resume", str(run)]

@@ -1,6 +1,7 @@
 """What quantisation alone costs float policies of G1: how long they stay up in int8 and in binary, before any repair.
 
-    python scripts/quantised_walkers.py docs/results/g1/float32{,_seed1,_seed2} --json docs/results/g1/quantised.json
+    python scripts/humanoid/quantised_walkers.py docs/results/g1/float32{,_seed1,_seed2} \\
+        --json docs/results/g1/quantised.json
 
 Each policy plays some episodes, is quantised on what it saw as by `train --init`, and both are judged on the same
 held-out episodes. Binary policies have several one-bit weights for each input.
@@ -9,7 +10,7 @@ held-out episodes. Binary policies have several one-bit weights for each input.
 from __future__ import annotations
 
 import functools
-import json
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import write_record
+
 from polystep_rl.envs import make_any
-from polystep_rl.machine import setup_jax, system_info
+from polystep_rl.machine import setup_jax
 from polystep_rl.policies import agreement, mlp_policy, quantise
 from polystep_rl.rollout.calibration import observations
 from polystep_rl.rollout.host import host_evaluator
@@ -88,8 +92,7 @@ def main(args: Args) -> None:
             share, off = row["length"] / found[0]["length"], row.get("action_rmse", 0.0)
             name = f"{str(path)[-30:]:<30} {row['precision']:<10} {row['copies']:>4}"
             print(f"{name} {row['length']:>7.1f} {share:>8.0%} {off:>13.4f}", flush=True)
-    if args.json is not None:
-        args.json.write_text(json.dumps({"system": system_info(), "rows": rows}, indent=1) + "\n")
+    write_record(args.json, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Judge runs of a walking robot, and draw how long their policies stayed up over env steps.
 
-    python scripts/walking_results.py runs/* --into docs/results/g1
+    python scripts/humanoid/walking_results.py runs/* --into docs/results/g1
 
 Each run's deployed policy is judged as by `polystep-rl eval` (256 held-out episodes), which takes minutes for one that
 stays up; runs that were judged before, at the same number of env steps, are not judged again. `results.json` has
@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib
-import matplotlib.style
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import write_record
+from _curves import draw, panels
 
 from polystep_rl.analysis.curves import common_grid
-from polystep_rl.analysis.figures import RC, WIDTH, save
 from polystep_rl.analysis.palette import algo_order, precision_order, style
-from polystep_rl.machine import setup_jax, system_info
+from polystep_rl.machine import setup_jax
 from polystep_rl.records.metrics import read_metrics
 from polystep_rl.runs.load import load_run
 from polystep_rl.settings.run import load_yaml
@@ -103,31 +104,22 @@ def table(runs: Iterable[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(runs: Iterable[Run], stem: Path) -> None:
+def picture(runs: Iterable[Run], stem: Path) -> None:
     """A panel for each precision, mean length of held-out episodes over env steps."""
     found = cells(runs)
     policies = list(dict.fromkeys(policy for policy, _ in found))
-    with matplotlib.style.context("default"), matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-        [panels] = figure.subplots(1, len(policies), squeeze=False, sharey=True)
-        for axes, policy in zip(panels, policies, strict=True):
+    y_label = "steps until the episode ends (of 1,000)"
+    with panels(policies, stem, "env steps, millions", y_label, sharey=True) as row:
+        for axes, policy in zip(row, policies, strict=True):
             for (_, algo), members in ((cell, runs) for cell, runs in found.items() if cell[0] == policy):
-                look, curves = style(algo), [run["curve"] for run in members if run["curve"]["env_steps"]]
-                for curve in curves:
-                    axes.plot(np.array(curve["env_steps"]) / 1e6, curve["length"], color=look.color, lw=0.7, alpha=0.5)
+                curves = [run["curve"] for run in members if run["curve"]["env_steps"]]
                 if curves:
                     last = min(curve["env_steps"][-1] for curve in curves)
                     grid = np.array([step for step in common_grid(curves, 100) if step <= last])
                     mean = np.mean([np.interp(grid, curve["env_steps"], curve["length"]) for curve in curves], axis=0)
-                    axes.plot(
-                        grid / 1e6, mean, color=look.color, linestyle=look.linestyle, label=f"{algo} ({len(curves)})"
-                    )
-            axes.set_title(policy)
-            axes.legend(frameon=False)
+                    seeds = [(np.array(curve["env_steps"]) / 1e6, np.array(curve["length"])) for curve in curves]
+                    draw(axes, f"{algo} ({len(curves)})", style(algo), (grid / 1e6, mean), seeds)
             axes.set_ylim(0, None)
-        panels[0].set_ylabel("steps until the episode ends (of 1,000)")
-        figure.supxlabel("env steps, millions", fontsize=10)
-        save(figure, stem)
 
 
 def main(args: Args) -> None:
@@ -141,10 +133,9 @@ def main(args: Args) -> None:
         print(
             walking.described(f"{folder}: {new['algo']} {new['policy']} seed {new['seed']}", new["judged"]), flush=True
         )
-        args.into.mkdir(parents=True, exist_ok=True)
-        document.write_text(json.dumps({"system": system_info(), "runs": runs}, indent=1) + "\n")
+        write_record(document, {"runs": runs})
     (args.into / "table.md").write_text(table(runs))
-    draw(runs, args.into / "curves")
+    picture(runs, args.into / "curves")
     print(table(runs), end="")
 
 

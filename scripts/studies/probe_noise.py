@@ -1,6 +1,6 @@
 """How much of what a search sees is signal: antithetic probes of several lengths around a trained policy.
 
-    python scripts/probe_noise.py runs/Humanoid-v5__polystep-float32__0__* --radii 0.3 1 3 10
+    python scripts/studies/probe_noise.py runs/Humanoid-v5__polystep-float32__0__* --radii 0.3 1 3 10
 
 For every length, pairs of probes in random directions are evaluated, one episode each, in two independent halves; each
 half estimates the direction of ascent from centred ranks, as a search does. Were the return linear and without noise,
@@ -12,7 +12,6 @@ do, and the mean return falls.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax.flatten_util import ravel_pytree
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import write_record
 
 from polystep_rl.errors import UsageError
 from polystep_rl.machine import setup_jax
@@ -132,8 +134,7 @@ def main(args: Args) -> None:
             rows.append(row._asdict())
     finally:
         close(evaluate)
-    if args.json is not None:
-        args.json.write_text(json.dumps({"run": str(args.run), "pairs": args.pairs, "rows": rows}, indent=1) + "\n")
+    write_record(args.json, {"run": str(args.run), "pairs": args.pairs, "rows": rows})
 
 
 if __name__ == "__main__":

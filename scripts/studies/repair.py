@@ -1,6 +1,6 @@
 """Quantise and repair: a float policy trained by gradients becomes int8 and binary, and the search repairs it.
 
-    python scripts/repair.py --out repair --publish docs/results/repair.json    # the table of docs/repair.md; resumable
+    python scripts/studies/repair.py --out repair --publish docs/results/repair.json   # the table of docs/repair.md
 
 Per environment and seed: PPO trains a float32 policy; `train --init` quantises it (post-training, calibrated on its own
 observations) and searches from there by returns alone; beside it, PPO with straight-through gradients goes on from the
@@ -11,7 +11,6 @@ return is the mean over `--episodes` fresh episodes. Runs share out the cores, a
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,13 @@ from typing import Any
 import numpy as np
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import finished, run_configs, summary, write_record
+
 from polystep_rl.analysis.stats import iqm
-from polystep_rl.machine import system_info
-from polystep_rl.records.folder import RunDir, RunDirError
-from polystep_rl.runs.jobs import Event, Job, run_jobs
 from polystep_rl.settings.algorithms import PPOConfig
 from polystep_rl.settings.presets import preset
-from polystep_rl.settings.run import TrainConfig, to_plain
+from polystep_rl.settings.run import TrainConfig
 
 PRECISIONS = ("int8", "binary")
 
@@ -108,27 +107,6 @@ def ste_config(env: str, precision: str, seed: int, start: Path, args: Args) -> 
     )
 
 
-def summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a finished run."""
-    try:
-        return RunDir.open(folder, finished_ok=True).summary()
-    except (RunDirError, OSError):
-        return None
-
-
-def run(configs: dict[Path, TrainConfig], args: Args) -> None:
-    """Train what is not finished yet."""
-    jobs = [Job(folder.name, folder, to_plain(c)) for folder, c in configs.items() if summary(folder) is None]
-    print(f"{len(configs)} runs, {len(configs) - len(jobs)} of them finished before", flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    run_jobs(jobs, args.jobs, args.out / "workers.log", _tell)
-
-
-def _tell(event: Event | None) -> None:
-    if event is not None and event.kind != "started":
-        print(f"{event.job.name}: {event.kind} after {event.seconds:.0f} s {event.error}", file=sys.stderr, flush=True)
-
-
 def rows(args: Args) -> list[dict[str, Any]]:
     """A row per environment and precision: IQM over the seeds of every return."""
     found = []
@@ -136,8 +114,8 @@ def rows(args: Args) -> list[dict[str, Any]]:
         for precision in PRECISIONS:
             runs = []
             for seed in args.seeds:
-                repaired = summary(args.out / f"{env}__repair-{precision}__{seed}")
-                tuned = summary(args.out / f"{env}__ste-{precision}__{seed}")
+                repaired = finished(args.out / f"{env}__repair-{precision}__{seed}", summary)
+                tuned = finished(args.out / f"{env}__ste-{precision}__{seed}", summary)
                 if repaired is not None:
                     runs.append(
                         {
@@ -173,19 +151,17 @@ def table(found: list[dict[str, Any]]) -> str:
 
 def main(args: Args) -> None:
     starts = {(env, seed): args.out / f"{env}__float__{seed}" for env in args.envs for seed in args.seeds}
-    run({folder: float_config(*key, args) for key, folder in starts.items()}, args)
+    run_configs({folder: float_config(*key, args) for key, folder in starts.items()}, args.jobs, args.out)
     later: dict[Path, TrainConfig] = {}
     for (env, seed), start in starts.items():
         for precision in PRECISIONS:
             later[args.out / f"{env}__repair-{precision}__{seed}"] = repair_config(env, precision, seed, start, args)
             if args.ste:
                 later[args.out / f"{env}__ste-{precision}__{seed}"] = ste_config(env, precision, seed, start, args)
-    run(later, args)
+    run_configs(later, args.jobs, args.out)
     found = rows(args)
     print(table(found), end="")
-    if args.publish is not None:
-        args.publish.parent.mkdir(parents=True, exist_ok=True)
-        args.publish.write_text(json.dumps({"system": system_info(), "rows": found}, indent=1) + "\n")
+    write_record(args.publish, {"rows": found})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Which composition of the search's parts is best per env step: the runs behind docs/search.md.
 
-    python scripts/search_study.py scripts/search_study.yaml --out study       # resumable: finished runs are kept
-    python scripts/search_study.py scripts/search_study.yaml --out study --only "HalfCheetah-v5/*" --seeds 100 101
+    python scripts/studies/search_study.py --out study       # resumable: finished runs are kept
+    python scripts/studies/search_study.py --out study --only "HalfCheetah-v5/*" --seeds 100 101
 
-The YAML file holds, per environment, settings that all variants share and the variants by name, each what differs from
-them; presets play no part, so that what a variant means does not change with them. Runs share out the cores. A line
-each is printed at any time with `--report`; `--publish docs/results/search_study` adds the results to those that are
-there (.json), with a table (.md) and learning curves (.png) of all; what was published before needs no folders.
+A YAML file (search_study.yaml, beside this script, or another) holds, per environment, settings that all variants
+share and the variants by name, each what differs from them; presets play no part, so that what a variant means does not
+change with them. Runs share out the cores. A line each is printed at any time with `--report`; `--publish
+docs/results/search_study` adds the results to those that are there (.json), with a table (.md) and learning curves
+(.png) of all; what was published before needs no folders.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import fnmatch
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,18 +24,25 @@ import numpy as np
 import tyro
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import finished, run_configs
+
+from polystep_rl.analysis import palette
 from polystep_rl.analysis.results import Run, document, dump, load_document, record
 from polystep_rl.analysis.stats import iqm
-from polystep_rl.records.folder import RunDirError
-from polystep_rl.runs.jobs import Event, Job, run_jobs
 from polystep_rl.settings.run import TrainConfig, completed, from_plain, to_plain
+
+COLORS = (palette.BLUE, palette.ORANGE, palette.GREEN, palette.VERMILLION, palette.PURPLE, palette.SKY, palette.BLACK)
+DASHES = 2 * (palette.SOLID, palette.DASHED, palette.DASHDOT, palette.DOTTED)
+# A look for each line of a panel: as many of the best variants are drawn.
+LOOKS = [palette.Style(color, dash, "", "") for color, dash in zip(COLORS, DASHES, strict=False)]
 
 
 @dataclass
 class Args:
     """Run a study of compositions."""
 
-    study: Annotated[Path, tyro.conf.Positional]
+    study: Annotated[Path, tyro.conf.Positional] = Path(__file__).with_suffix(".yaml")
     """YAML file of environments and variants."""
     out: Path = Path("study")
     """Where the run folders go; what is finished there is kept."""
@@ -62,14 +70,6 @@ def configurations(study: dict[str, Any], only: Sequence[str] = ("*",)) -> Itera
             yield label, from_plain(TrainConfig, {"env": env, **entry["shared"], **own, "search": search}, label)
 
 
-def finished(folder: Path) -> Run | None:
-    """The result in a run folder, if the run has ended."""
-    try:
-        return record(folder)
-    except (RunDirError, OSError):
-        return None
-
-
 def line(label: str, runs: list[Run]) -> str:
     """One variant: the IQM of the final returns, and the mean curve at tenths of the budget."""
     points = " ".join(f"{value:8.1f}" for value in _curve(runs, np.linspace(0.1, 1, 10)))
@@ -84,16 +84,11 @@ def main(args: Args) -> None:
         (label, seed): args.out / f"{label.replace('/', '__')}__{seed}" for label, _ in chosen for seed in args.seeds
     }
     if not args.report:
-        jobs = [
-            Job(f"{label} {seed}", folder[label, seed], to_plain(config) | {"seed": seed})
-            for seed in args.seeds
-            for label, config in chosen
-            if finished(folder[label, seed]) is None
-        ]
-        print(f"{len(folder)} runs, {len(folder) - len(jobs)} of them finished before", flush=True)
-        args.out.mkdir(parents=True, exist_ok=True)
-        run_jobs(jobs, args.jobs, args.out / "workers.log", _tell)
-    found = {label: [run for seed in args.seeds if (run := finished(folder[label, seed]))] for label, _ in chosen}
+        own = {folder[label, seed]: replace(config, seed=seed) for seed in args.seeds for label, config in chosen}
+        run_configs(own, args.jobs, args.out)
+    found = {
+        label: [run for seed in args.seeds if (run := finished(folder[label, seed], record))] for label, _ in chosen
+    }
     for label, runs in found.items():
         if runs:
             print(line(label, runs))
@@ -123,12 +118,13 @@ def publish(study: dict[str, Any], found: dict[str, list[Run]], name: Path) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump(document([{**run, "variant": label} for label, runs in found.items() for run in runs])))
     name.with_suffix(".md").write_text(table(study, found))
-    draw(found, name.with_suffix(".png"))
+    picture(found, name)
 
 
 def table(study: dict[str, Any], found: dict[str, list[Run]]) -> str:
     """Markdown: per environment, every variant with what differs, best first."""
-    text = ["# Compositions that were tried", "", "From `scripts/search_study.py`; the best of each environment first."]
+    text = ["# Compositions that were tried", ""]
+    text += ["From `scripts/studies/search_study.py`; the best of each environment first."]
     for env, entry in study.items():
         rows = [(label, runs) for label, runs in found.items() if label.startswith(f"{env}/")]
         if not rows:
@@ -158,34 +154,21 @@ def _curve(runs: list[Run], parts: np.ndarray) -> np.ndarray:
     return np.mean([np.interp(at, run["curve"]["env_steps"], run["curve"]["return"]) for run in runs], axis=0)
 
 
-def draw(found: dict[str, list[Run]], out: Path, most: int = 7) -> None:
+def picture(found: dict[str, list[Run]], stem: Path) -> None:
     """Learning curves of the best variants of each environment, a panel each."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from _curves import draw, panels  # matplotlib, which only publishing needs
 
     envs = list(dict.fromkeys(label.partition("/")[0] for label in found))
-    figure, axes = plt.subplots(1, len(envs), figsize=(5 * len(envs), 4.6), layout="constrained", squeeze=False)
-    for panel, env in zip(axes[0], envs, strict=True):
-        mine = {label: runs for label, runs in found.items() if label.startswith(f"{env}/")}
-        for number, label in enumerate(sorted(mine, key=lambda name: -_final(mine[name]))[:most]):
-            parts = np.linspace(0.04, 1, 60)
-            steps = parts * mine[label][0]["budget"]
-            style = ("-", "--", "-.", ":")[number % 4]
-            panel.plot(steps, _curve(mine[label], parts), style, label=label.partition("/")[2], linewidth=1.6)
-        panel.set(title=env, xlabel="env steps", ylabel="evaluation return of the centre")
-        panel.legend(fontsize=7)
-        panel.grid(alpha=0.3)
-    figure.savefig(out, dpi=130)
-    plt.close(figure)
-
-
-def _tell(event: Event | None) -> None:
-    if event is not None and event.kind != "started":
-        print(json.dumps({"run": event.job.name, "kind": event.kind, "seconds": round(event.seconds)}), flush=True)
-        if event.error:
-            print(event.error, file=sys.stderr, flush=True)
+    y_label = "evaluation return of the centre"
+    with panels(envs, stem, "env steps", y_label, (5 * len(envs), 4.6)) as row:
+        for axes, env in zip(row, envs, strict=True):
+            mine = {label: runs for label, runs in found.items() if label.startswith(f"{env}/")}
+            best = sorted(mine, key=lambda name: -_final(mine[name]))
+            for label, look in zip(best, LOOKS, strict=False):
+                parts = np.linspace(0.04, 1, 60)
+                curve = parts * mine[label][0]["budget"], _curve(mine[label], parts)
+                draw(axes, label.partition("/")[2], look, curve)
+    stem.with_suffix(".svg").unlink()  # large, and shown as PNG
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Tune the population methods, each with the same effort, on development seeds; write their `compare` presets.
 
-    python scripts/tune.py                                   # everything that the comparison of the README uses
-    python scripts/tune.py --algos snes --envs CartPole-v1   # some of it
-    python scripts/tune.py --write                           # and put the winners into polystep_rl/presets/
+    python scripts/studies/tune.py                                   # everything that the comparison of the README uses
+    python scripts/studies/tune.py --algos snes --envs CartPole-v1   # some of it
+    python scripts/studies/tune.py --write                           # and put the winners into the package's presets
 
 Per algorithm, environment and precision: `--trials` settings proposed by Optuna's TPE sampler (the first is the
 default of the algorithm), each judged by the mean return of the deployed centre at the end of the budget over seeds
@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,11 +28,16 @@ import optuna
 import tyro
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import ROOT, record_text
+
 from polystep_rl.files import write_atomic
-from polystep_rl.machine import setup_jax, system_info
+from polystep_rl.machine import setup_jax
 from polystep_rl.rollout.device import device_evaluator
-from polystep_rl.runs.parts import evaluate_on_test, make_env, make_scaled_policy
+from polystep_rl.runs.judging import evaluate_on_test
+from polystep_rl.runs.parts import make_scaled_policy
 from polystep_rl.runs.strategy import episodes_per_candidate, make_algorithm
+from polystep_rl.runs.task import make_env
 from polystep_rl.settings.algorithms import settings_class
 from polystep_rl.settings.grid import Grid, cells
 from polystep_rl.settings.presets import preset
@@ -41,8 +47,7 @@ from polystep_rl.training.state import Settings, TrainError, initial_progress, s
 from polystep_rl.types import Env, Evaluator, Policy
 
 FIRST_SEED = 100
-ROOT = Path(__file__).resolve().parent.parent
-PRESETS = ROOT / "polystep_rl" / "presets"
+PRESETS = ROOT / "polystep_rl" / "settings" / "presets"
 BUDGETS = {"CartPole-v1": 500_000, "Acrobot-v1": 1_000_000}
 Space = Callable[[optuna.Trial], dict[str, Any]]
 
@@ -204,7 +209,7 @@ def write_presets(folder: Path) -> None:
         path = PRESETS / f"{found['algo']}.yaml"
         text = path.read_text() if path.exists() else ""
         head, mark, _ = text.partition("compare:\n")
-        head = head or "# Chosen by scripts/tune.py on seeds from 100 on; {} is the default of the algorithm.\n"
+        head = head or "# Chosen by scripts/studies/tune.py on seeds from 100 on; {} is the default of the algorithm.\n"
         entries = (yaml.safe_load(text) or {}).get("compare", {}) if mark else {}
         search = {name: _short(value) for name, value in found["winner"]["search"].items()}
         entries.setdefault(found["env"], {})[found["policy"]] = {"search": search}
@@ -247,13 +252,13 @@ def main(args: Args) -> None:
                     continue
                 began = time.perf_counter()
                 found = study(args, algo, env, policy, args.budget or BUDGETS[env])
-                document = {"seconds": time.perf_counter() - began, "system": system_info(), "study": found}
-                write_atomic(file, (json.dumps(document, indent=1) + "\n").encode())
+                seconds = time.perf_counter() - began
+                write_atomic(file, record_text({"seconds": seconds, "study": found}).encode())
                 winner = found["winner"]
                 print(
                     f"{env} {policy} {algo}: default {np.mean(found['trials'][0]['returns']):.1f}, best trial "
                     f"{max(np.mean(t['returns']) for t in found['trials']):.1f}, winner "
-                    f"{np.mean(winner['returns'] + winner['final_returns']):.1f} ({document['seconds']:.0f} s)",
+                    f"{np.mean(winner['returns'] + winner['final_returns']):.1f} ({seconds:.0f} s)",
                     flush=True,
                 )
 

@@ -15,8 +15,8 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-from _bench import operations, peak
-from protocol import timed
+from bench.measuring import operations, peak
+from bench.peers.protocol import timed
 
 from polystep_rl.envs import make
 from polystep_rl.policies import PRECISIONS, make_policy

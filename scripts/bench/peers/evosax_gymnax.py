@@ -1,4 +1,4 @@
-"""Worker of bench_rollout.py: evosax's Gymnax problem. Runs in an environment with evosax and gymnax only.
+"""Worker of bench/rollout.py: evosax's Gymnax problem. Runs in an environment with evosax and gymnax only.
 
 The action is an argmax here, without sampling, so that it is the same policy. Variant "default" calls the problem as
 evosax's examples do. Variant "lean" gives it every advantage: observations are not normalised, and of the compiled

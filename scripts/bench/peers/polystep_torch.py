@@ -1,4 +1,4 @@
-"""Worker of bench_rollout.py: the evaluators of the published polystep package. Runs in an environment with it only.
+"""Worker of bench/rollout.py: the evaluators of the published polystep package. Runs in an environment with it only.
 
 CartPole has an evaluator of its own (PyTorch, all episodes at once); Acrobot goes through Gymnasium's vector API.
 """

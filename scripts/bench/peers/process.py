@@ -1,4 +1,4 @@
-"""The other evaluators of bench_rollout.py: worker processes in virtual environments of their own."""
+"""The other evaluators of bench/rollout.py: worker processes in virtual environments of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _bench.cases import Case
+from bench.measuring.cases import Case
 
 EVOSAX, POLYSTEP = "evosax+gymnax", "polystep"
 PEERS = {  # worker, its variants, requirements (gymnax imports six and does not say so)

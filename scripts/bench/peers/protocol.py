@@ -1,4 +1,4 @@
-"""What the workers of bench_rollout.py have in common: requests and answers are JSON objects, one a line.
+"""What the workers of bench/rollout.py have in common: requests and answers are JSON objects, one a line.
 
 {"prepare": case, "env": id, "weights": npz, "episodes": r, "variant": name}
     -> {"lockstep": steps, "living": steps, "versions": {...}}
