@@ -216,8 +216,8 @@ class EnvPoolLanes:
     def _make(self, lanes: int, **seeds: Any) -> Any:
         import envpool
 
-        # Groups share the cores: threads beyond them only contend, which CartPole shows most (scripts/bench_host.py).
-        # Where a step takes long, a group has all of them while the policy acts for another (scripts/bench_g1.py).
+        # Groups share the cores: threads beyond them only contend, which CartPole shows most (scripts/bench/host.py).
+        # Where a step takes long, a group has all of them while the policy acts for another (scripts/bench/g1.py).
         share = 1 if self._env.of_playground else self.groups
         threads = min(lanes, -(-len(usable_cores()) // share))
         with warnings.catch_warnings():

@@ -4,15 +4,13 @@
     python scripts/reproduce.py --envs CartPole-v1   # one environment
     python scripts/reproduce.py --json results.json  # with hardware and versions, as in docs/results/
 
-Each run is the command `polystep-rl train --env E --policy P --seed S`; the return is the mean over 256 held-out
-episodes from a stream that training never draws from. Exits with 1 if any run misses its bar.
+Each run is that of `polystep-rl train --env E --policy P --seed S`; the return is the mean over 256 held-out episodes
+from a stream that training never draws from. Exits with 1 if any run misses its bar.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
+import dataclasses
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -21,8 +19,10 @@ from statistics import mean, median
 
 import tyro
 
-from polystep_rl.cli import main
-from polystep_rl.machine import system_info
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from _common import write_record
+
+import polystep_rl
 
 # environment -> (lowest mean return, most env steps, precisions, seeds)
 ALL = ("float32", "int8", "binary", "int8-act", "binary-act")
@@ -54,14 +54,9 @@ class Args:
 
 
 def train(env: str, policy: str, seed: int, runs: Path) -> dict:
-    """One run of the command line, and the object that it prints."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        flags = ["--env", env, "--policy", policy, "--seed", str(seed), "--runs", str(runs), "--json", "--quiet"]
-        code = main(["train", *flags])
-    if code:
-        raise SystemExit(code)
-    return json.loads(out.getvalue())
+    """One run, and its summary."""
+    config = dataclasses.replace(polystep_rl.preset(env, policy), seed=seed)
+    return polystep_rl.train(config, runs=runs, quiet=True).summary
 
 
 def run(args: Args, runs: Path) -> list[dict]:
@@ -110,8 +105,7 @@ if __name__ == "__main__":
     missed = [row for row in results if not row["ok"]]
     print(table(results))
     print(f"{len(results) - len(missed)} of {len(results)} runs met their bar")
-    if arguments.json:
-        for row in results:
-            row.pop("run_dir")
-        arguments.json.write_text(json.dumps({"system": system_info(), "runs": results}, indent=1) + "\n")
+    for row in results:
+        row.pop("run_dir")
+    write_record(arguments.json, {"runs": results})
     sys.exit(1 if missed else 0)

@@ -1,11 +1,12 @@
 """What the README shows is what works."""
 
-import importlib.util
 import json
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -64,21 +65,31 @@ def test_every_command_and_linked_file_exists():
             assert (ROOT / link).exists(), f"README.md links to {link}"
 
 
-@pytest.mark.parametrize("script", sorted(set(re.findall(r"scripts/\w+\.py", README))))
-def test_named_scripts_exist(script):
-    assert (ROOT / script).is_file()
+def named_scripts():
+    """Script -> the files that name it: the documentation, and comments and docstrings of the code."""
+    found = {}
+    folders = ("docs", "scripts", "polystep_rl", "envs", "policies", "baselines", "tests")
+    for file in [*ROOT.glob("*.md"), *(file for folder in folders for file in (ROOT / folder).rglob("*.*"))]:
+        if file.suffix in (".md", ".py", ".yaml"):
+            for name in re.findall(r"\bscripts/[\w/]+\.(?:py|yaml)\b", file.read_text(encoding="utf-8")):
+                found.setdefault(name, set()).add(str(file.relative_to(ROOT)))
+    return found
 
 
-def script(name):
-    """A script as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclass looks its module up
-    spec.loader.exec_module(module)
-    return module
+def test_named_scripts_exist():
+    named = named_scripts()
+    assert "README.md" in named["scripts/reproduce.py"]
+    assert {name: files for name, files in named.items() if not (ROOT / name).is_file()} == {}
 
 
-def test_the_results_are_those_that_were_measured():
+@pytest.fixture
+def script(monkeypatch):
+    """A function that gives a script's names: "bench/scale" -> those of scripts/bench/scale.py."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    return lambda name: SimpleNamespace(**runpy.run_path(str(ROOT / f"scripts/{name}.py"), run_name="script"))
+
+
+def test_the_results_are_those_that_were_measured(script):
     system_and_runs = json.loads((ROOT / "docs/results/classic_control.json").read_text(encoding="utf-8"))
     assert script("reproduce").table(system_and_runs["runs"]) in README
     assert all(run["ok"] for run in system_and_runs["runs"])
@@ -104,16 +115,16 @@ def test_the_comparison_is_what_was_measured():
         assert results.markdown(runs) == (ROOT / f"docs/results/{name}/table.md").read_text(encoding="utf-8")
 
 
-def test_the_repairs_are_those_that_were_measured():
+def test_the_repairs_are_those_that_were_measured(script):
     """The table, over all seeds, within the steps that it says."""
     rows = json.loads((ROOT / "docs/results/repair.json").read_text(encoding="utf-8"))["rows"]
-    assert script("repair").table(rows) in (ROOT / "docs/repair.md").read_text(encoding="utf-8")
+    assert script("studies/repair").table(rows) in (ROOT / "docs/repair.md").read_text(encoding="utf-8")
     for row in rows:
         assert [run["seed"] for run in row["runs"]] == [0, 1, 2, 3, 4]
         assert all(run["env_steps"] <= 3_000_000 for run in row["runs"])
 
 
-def test_the_speeds_are_those_that_were_measured():
+def test_the_speeds_are_those_that_were_measured(script):
     record = json.loads((ROOT / "docs/results/bench_rollout.json").read_text(encoding="utf-8"))
     cases = record["cases"]
     order = [(env, population) for env in ("CartPole-v1", "Acrobot-v1") for population in ("random", "solved")]
@@ -140,7 +151,7 @@ def test_the_speeds_are_those_that_were_measured():
     assert "{:.0%}, {:.0%}, {:.0%} and {:.0%} are living ones".format(*shares).replace("%", "") in page.replace(
         " %", ""
     )
-    ladder = script("bench_rollout").ladder.markdown(record["ladder"])
+    ladder = script("bench/rollout").ladder.markdown(record["ladder"])
     assert ladder in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
 
 
@@ -161,9 +172,9 @@ def test_the_times_of_training_are_those_that_were_measured():
     assert f"take {said} on CartPole" in page
 
 
-def test_the_scaling_is_what_was_measured():
+def test_the_scaling_is_what_was_measured(script):
     record = json.loads((ROOT / "docs/results/bench_scale.json").read_text(encoding="utf-8"))
-    scale, page = script("bench_scale"), (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    scale, page = script("bench/scale"), (ROOT / "docs/scale.md").read_text(encoding="utf-8")
     assert scale.scaling_table(record["rows"]) in page
     assert scale.prediction_table(record["rows"], record["ring"]) in page
     assert f"in {1e6 * scale.hop(record['ring']):.0f} µs" in page.replace("\n", " ")

@@ -1,12 +1,17 @@
-"""Scripts that take minutes, in their quick versions."""
+"""Scripts answer --help, and those that take minutes run in their quick versions."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
+import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +21,75 @@ from polystep_rl.analysis import results
 from polystep_rl.xla import outlined
 
 ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts"
+COMMANDS = sorted(path for path in SCRIPTS.rglob("*.py") if 'if __name__ == "__main__"' in path.read_text("utf-8"))
+OPTIONAL = {"matplotlib", "optuna", "rliable"}
+
+
+class Ended(NamedTuple):
+    """How a script ended."""
+
+    code: int | str | None  # what it was given to exit with; a text is an error
+    out: str
+    err: str
+
+
+Start = Callable[..., Ended]
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Start:
+    """A function that runs a script in this process, whose imports are paid already: its path, its arguments."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+
+    def run(script: Path | str, *arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        capsys.readouterr()
+        code: int | str | None = 0
+        try:
+            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+        except SystemExit as error:
+            code = error.code
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.mark.parametrize("script", COMMANDS, ids=lambda path: str(path.relative_to(SCRIPTS)))
+def test_a_script_says_what_it_does(script: Path, start: Start) -> None:
+    """So it can be imported, where what it needs is installed."""
+    try:
+        ended = start(script, "--help")
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            raise
+        pytest.skip(f"needs {error.name}")
+    assert ended.code == 0 and ended.err == ""
+    assert ended.out.startswith("usage: ") and "--help" in ended.out
+
+
+def test_what_scripts_import_of_the_library_is_there() -> None:
+    """Of those, too, that need what is not installed here."""
+    for path in SCRIPTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("polystep_rl"):
+                module = importlib.import_module(node.module or "")
+                for name in (alias.name for alias in node.names if not hasattr(module, alias.name)):
+                    importlib.import_module(f"{node.module}.{name}")
+
+
+def test_scripts_lie_in_folders_and_use_the_library() -> None:
+    """None reaches into the command line, and the only folder that one puts on the path is that of all scripts."""
+    folders = {path.relative_to(SCRIPTS).parts[0] for path in COMMANDS}
+    assert folders == {"bench", "checks", "figures", "humanoid", "studies", "reproduce.py"}
+    for path in SCRIPTS.rglob("*.py"):
+        source = path.read_text("utf-8")
+        assert "polystep_rl.cli" not in source, f"{path}: scripts use the library, or the command as a process"
+        assert re.findall(r"sys\.path\.\w+\(.*\)", source) in (
+            [],
+            ["sys.path.insert(0, str(Path(__file__).resolve().parents[1]))"],
+            ["sys.path.insert(0, str(Path(__file__).resolve().parent))"] * (path.parent == SCRIPTS),
+        )
 
 
 @pytest.mark.slow
@@ -23,7 +97,7 @@ def test_figure_4_quickly(tmp_path: Path) -> None:
     """Every cell of figure 4 runs within its budget, and the tables and figures are made."""
     for package in ("stable_baselines3", "evosax", "matplotlib"):
         pytest.importorskip(package)
-    script = ROOT / "scripts" / "fig4_classical_control.py"
+    script = SCRIPTS / "figures" / "classic_control.py"
     out, published = tmp_path / "compare", tmp_path / "docs"
     command = [sys.executable, str(script), "--quick", "--out", str(out), "--publish", str(published)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -35,9 +109,10 @@ def test_figure_4_quickly(tmp_path: Path) -> None:
             assert run["env_steps"] <= 1.02 * run["budget"] and run["test_episodes"] >= 256
         files = {path.name for path in (published / f"fig4_{name}").iterdir()}
         assert {"table.md", "table.csv", "curves.png", "bars.svg", "profiles.svg"} <= files
+    assert (out / "precisions-quick" / "cartpole.png").stat().st_size > 10_000
 
 
-def test_merged_results_are_those_of_the_last_folder_that_has_all_seeds(tmp_path: Path) -> None:
+def test_merged_results_are_those_of_the_last_folder_that_has_all_seeds(tmp_path: Path, start: Start) -> None:
     """Of two comparisons, cell by cell; merging what is merged changes nothing."""
     pytest.importorskip("matplotlib")
     runs = results.load_document(ROOT / "docs/results/host_tasks/results.json")["runs"]
@@ -50,15 +125,15 @@ def test_merged_results_are_those_of_the_last_folder_that_has_all_seeds(tmp_path
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(results.dump(results.document(members)), encoding="utf-8")
     folders = [str(tmp_path / name) for name in ("one", "two")]
-    said, merged = _merge(folders, tmp_path / "into")
+    said, merged = _merge(start, folders, tmp_path / "into")
     assert "has 4 of 5 runs" in said
     wanted = {(run["policy"], run["seed"]): 0.0 if run["policy"] == "int8" else run["return"] for run in first}
     found = results.load_document(tmp_path / "into" / "results.json")["runs"]
     assert {(run["policy"], run["seed"]): run["return"] for run in found} == wanted
-    assert _merge([], tmp_path / "into")[1] == merged
+    assert _merge(start, [], tmp_path / "into")[1] == merged
 
 
-def test_seeds_are_added_to_a_cell_of_the_same_settings(tmp_path: Path) -> None:
+def test_seeds_are_added_to_a_cell_of_the_same_settings(tmp_path: Path, start: Start) -> None:
     """Halves of a cell make the whole; a run that both have comes from the later; other settings are refused."""
     pytest.importorskip("matplotlib")
     runs = results.load_document(ROOT / "docs/results/host_tasks/results.json")["runs"]
@@ -69,27 +144,26 @@ def test_seeds_are_added_to_a_cell_of_the_same_settings(tmp_path: Path) -> None:
     for name, members in parts.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(results.dump(results.document(members)), encoding="utf-8")
-    _merge([str(tmp_path / "one")], tmp_path / "into")
-    _, merged = _merge([str(tmp_path / "two"), "--add"], tmp_path / "into")
+    _merge(start, [str(tmp_path / "one")], tmp_path / "into")
+    _, merged = _merge(start, [str(tmp_path / "two"), "--add"], tmp_path / "into")
     found = results.load_document(tmp_path / "into" / "results.json")["runs"]
     wanted = {run["seed"]: run["return"] for run in runs} | {runs[4]["seed"]: 0.0}
     assert len(found) == 10 and {run["seed"]: run["return"] for run in found} == wanted
-    command = [sys.executable, str(ROOT / "scripts/merge_results.py"), str(tmp_path / "other"), "--add"]
-    refused = subprocess.run([*command, "--into", str(tmp_path / "into")], capture_output=True, text=True)
-    assert refused.returncode == 1 and "was run with other settings before" in refused.stderr
+    refused = start("figures/merge_results.py", tmp_path / "other", "--add", "--into", tmp_path / "into")
+    assert "was run with other settings before" in str(refused.code)
     assert (tmp_path / "into" / "results.json").read_bytes() == merged[0]
 
 
-def _merge(arguments: list[str], into: Path) -> tuple[str, tuple[bytes, bytes]]:
-    command = [sys.executable, str(ROOT / "scripts/merge_results.py"), *arguments, "--into", str(into)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stderr, ((into / "results.json").read_bytes(), (into / "table.md").read_bytes())
+def _merge(start: Start, arguments: list[str], into: Path) -> tuple[str, tuple[bytes, bytes]]:
+    ended = start("figures/merge_results.py", *arguments, "--into", into)
+    assert ended.code == 0, ended.err[-2000:]
+    return ended.err, ((into / "results.json").read_bytes(), (into / "table.md").read_bytes())
 
 
-def test_probes_tell_signal_from_noise() -> None:
+def test_probes_tell_signal_from_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """A linear return is nothing but signal at any length of the probes, an unrelated one nothing but noise."""
-    probe_noise = runpy.run_path(str(ROOT / "scripts" / "probe_noise.py"))
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    probe_noise = runpy.run_path(str(SCRIPTS / "studies" / "probe_noise.py"))
     size, rng = 300, np.random.default_rng(0)
     slope, centre = rng.normal(size=size), rng.normal(size=size)
 
@@ -108,29 +182,38 @@ def test_probes_tell_signal_from_noise() -> None:
         probe_noise["measure"](linear, centre, 1.0, 100, 0.0, jax.random.key(0))
 
 
-def test_the_study_says_what_its_published_runs_were(tmp_path: Path) -> None:
+def test_the_study_says_what_its_published_runs_were(tmp_path: Path, start: Start) -> None:
     """Publishing nothing new changes nothing, and no variant's settings can change under its results."""
     pytest.importorskip("matplotlib")
-    published, study = ROOT / "docs/results/search_study", ROOT / "scripts/search_study.yaml"
+    published, study = ROOT / "docs/results/search_study", SCRIPTS / "studies/search_study.yaml"
     (tmp_path / "study.json").write_bytes(published.with_suffix(".json").read_bytes())
-    assert _publish(study, tmp_path).returncode == 0
+    assert _publish(start, study, tmp_path).code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"study.json", "study.md", "study.png"}
     for kind in (".json", ".md"):
         assert (tmp_path / f"study{kind}").read_text() == published.with_suffix(kind).read_text()
     (tmp_path / "other.yaml").write_text(study.read_text().replace("train_horizon: 250", "train_horizon: 251", 1))
-    refused = _publish(tmp_path / "other.yaml", tmp_path)
-    assert refused.returncode == 1 and "was run with other settings than the study has" in refused.stderr
+    refused = _publish(start, tmp_path / "other.yaml", tmp_path)
+    assert "was run with other settings than the study has" in str(refused.code)
     assert (tmp_path / "study.json").read_bytes() == published.with_suffix(".json").read_bytes()
 
 
-def _publish(study: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts/search_study.py"), str(study), "--report"]
-    command += ["--out", str(folder), "--publish", str(folder / "study")]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+def _publish(start: Start, study: Path, folder: Path) -> Ended:
+    return start("studies/search_study.py", study, "--report", "--out", folder, "--publish", folder / "study")
+
+
+def test_the_walkers_figure_is_that_of_its_results(tmp_path: Path, start: Start) -> None:
+    """Drawing again what was judged changes no table."""
+    pytest.importorskip("matplotlib")
+    published = ROOT / "docs/results/g1"
+    (tmp_path / "results.json").write_bytes((published / "results.json").read_bytes())
+    assert start("humanoid/walking_results.py", "--into", tmp_path).code == 0
+    assert (tmp_path / "table.md").read_bytes() == (published / "table.md").read_bytes()
+    assert (tmp_path / "curves.svg").read_text("utf-8").startswith("<?xml")
 
 
 def test_a_broken_law_of_devices_is_found() -> None:
     """Costs that depend on the number of lanes, other actions of an integer policy, and a step that is not the same."""
-    parity = runpy.run_path(str(ROOT / "scripts" / "_bench" / "parity.py"))
+    parity = runpy.run_path(str(SCRIPTS / "bench" / "measuring" / "parity.py"))
     actions, returns = np.zeros((4, 5), np.int32), np.ones((4, 2), np.float32)
     costs = np.arange(4, dtype=np.float32)
     same = parity["Found"](
@@ -155,7 +238,7 @@ def test_a_broken_law_of_devices_is_found() -> None:
 @pytest.mark.slow
 def test_the_gpu_suite_is_tried_on_a_cpu(tmp_path: Path) -> None:
     """Every section has its figures, a reason or an error; a later call adds to the file."""
-    script, record = ROOT / "scripts" / "gpu_suite.py", tmp_path / "suite.json"
+    script, record = SCRIPTS / "bench" / "gpu_suite.py", tmp_path / "suite.json"
     for sections, minutes in ((("rollout", "parity", "g1"), "10"), (("memory",), "0")):
         command = [sys.executable, str(script), "--quick", "--json", str(record), "--minutes", minutes]
         done = subprocess.run([*command, "--sections", *sections], capture_output=True, text=True)
@@ -178,7 +261,7 @@ def test_the_gpu_suite_is_tried_on_a_cpu(tmp_path: Path) -> None:
 
 def test_operations_are_counted_by_hand() -> None:
     """A linear policy on two observations: what it multiplies and adds, once per lane."""
-    operations = runpy.run_path(str(ROOT / "scripts" / "_bench" / "operations.py"))
+    operations = runpy.run_path(str(SCRIPTS / "bench" / "measuring" / "operations.py"))
     count = operations["count_all"]
     w, x = jax.ShapeDtypeStruct((3, 2), np.float32), jax.ShapeDtypeStruct((2, 5), np.float32)
     assert count(jax.make_jaxpr(lambda w, x: w @ x)(w, x).jaxpr) == 2 * 3 * 2 * 5

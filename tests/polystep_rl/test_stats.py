@@ -1,4 +1,4 @@
-"""Statistics: rliable's stored numbers (scripts/make_rliable_data.py), scipy's, and laws."""
+"""Statistics: rliable's stored numbers (scripts/checks/make_rliable_data.py), scipy's, and laws."""
 
 from __future__ import annotations
 
