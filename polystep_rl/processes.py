@@ -87,7 +87,7 @@ def same_everywhere(tree: PyTree, text: str = "") -> bool:
     return len(set(everyone(np.uint32(found)).tolist())) == 1
 
 
-class Share(NamedTuple):
+class Part(NamedTuple):
     """Which candidates and which episodes of them one of several processes rolls out."""
 
     candidates: slice
@@ -95,7 +95,7 @@ class Share(NamedTuple):
     shape: tuple[int, int]  # of every process's share, those that have less included
 
 
-def share_of(n: int, episodes: int, index: int, count: int) -> Share:
+def part_of(n: int, episodes: int, index: int, count: int) -> Part:
     """Process ``index`` of ``count``: some of the candidates where there are enough, else some episodes of each.
 
     Args:
@@ -105,10 +105,10 @@ def share_of(n: int, episodes: int, index: int, count: int) -> Share:
     by_candidate = n >= count
     size = -(-(n if by_candidate else episodes) // count)
     own, every = slice(index * size, (index + 1) * size), slice(None)
-    return Share(own, every, (size, episodes)) if by_candidate else Share(every, own, (n, size))
+    return Part(own, every, (size, episodes)) if by_candidate else Part(every, own, (n, size))
 
 
-def joined_shares(parts: Any, n: int, episodes: int) -> Any:
+def joined_parts(parts: Any, n: int, episodes: int) -> Any:
     """Of the shares of all processes or devices (p, c, r), in their order: (n, episodes), without the padding."""
     if n >= parts.shape[0]:
         return parts.reshape(-1, parts.shape[2])[:n]

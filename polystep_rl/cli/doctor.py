@@ -11,7 +11,7 @@ from polystep_rl.cli.options import parse_options, print_json
 from polystep_rl.machine import setup_jax
 from polystep_rl.settings.presets import preset
 from polystep_rl.training.programs import initial_progress
-from polystep_rl.training.state import Observer, Row, Settings
+from polystep_rl.training.state import Observer, Row, Budget
 
 ENV_STEPS = 20_000  # enough for the probe several times over; compiling takes most of the time
 
@@ -44,7 +44,7 @@ def self_test(env_steps: int = ENV_STEPS) -> dict[str, Any]:
             rates.append(rows[-1]["time/fps"])
 
     best = parts.env.best_return  # type: ignore[union-attr]
-    settings = Settings(env_steps, eval_freq=1000, stop_reward=best - 1e-6)
+    settings = Budget(env_steps, eval_freq=1000, stop_reward=best - 1e-6)
     began = time.perf_counter()
     result = loop.train(
         parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys, progress, settings, Rates()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from polystep_rl.moments import merge_moments
-from polystep_rl.processes import joined_shares
+from polystep_rl.processes import joined_parts
 from polystep_rl.rollout.population import Episodes, RolloutConfig, rollout
 from polystep_rl.rollout.score import MAX_STEPS, Horizon, Penalty, check_episodes, outcome
 from polystep_rl.rollout.sharding import everywhere, mesh_of, pad, repeated, spread
@@ -104,7 +104,7 @@ class DeviceEvaluator:
             parts = spread(self._roll_out, mesh, axes)(*everywhere(given, mesh))
         else:
             parts = spread(self._roll_out, mesh, None)(*given)
-        returns, lengths = (joined_shares(x, n, episodes) for x in (parts.returns, parts.lengths))
+        returns, lengths = (joined_parts(x, n, episodes) for x in (parts.returns, parts.lengths))
         moments = merge_moments(parts.obs_moments)
         return outcome(returns, lengths, self.penalty, spent, moments)._replace(lane_steps=parts.lane_steps.sum())
 

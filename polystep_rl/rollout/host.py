@@ -17,7 +17,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from polystep_rl.moments import merge
-from polystep_rl.processes import Share, everyone, joined_shares, processes, share_of
+from polystep_rl.processes import Part, everyone, joined_parts, processes, part_of
 from polystep_rl.rollout.bookkeeping import Ledger, SimulatorError
 from polystep_rl.rollout.device import DEFAULT_MAX_BYTES, chunk_size
 from polystep_rl.rollout.host_policy import Forward, forward_of
@@ -131,10 +131,10 @@ class HostEvaluator:
         decode = decode if isinstance(decode, Partial) else Partial(decode)
         seeds = np.asarray(jax.random.randint(key, (self.episodes,), 0, MAX_SEED), np.int64)
         n = jax.tree.leaves(candidates)[0].shape[0]
-        share_here = share_of(n, self.episodes, jax.process_index(), processes())
-        own = jax.tree.map(lambda x: x[share_here.candidates], candidates)
-        parts = self._outcomes(decode, own, seeds[share_here.episodes])
-        returns, lengths, moments = self._together(share_here, parts, n)
+        part_here = part_of(n, self.episodes, jax.process_index(), processes())
+        own = jax.tree.map(lambda x: x[part_here.candidates], candidates)
+        parts = self._outcomes(decode, own, seeds[part_here.episodes])
+        returns, lengths, moments = self._together(part_here, parts, n)
         cost, bad = _finite_cost(returns - float(self.penalty.at(spent)) * lengths)
         return Evaluation(cost, returns, lengths, lengths.sum(), moments, bad)  # type: ignore[arg-type]
 
@@ -153,7 +153,7 @@ class HostEvaluator:
             raise
         return parts
 
-    def _together(self, share: Share, parts: list[Ledger], n: int) -> tuple[np.ndarray, np.ndarray, Moments]:
+    def _together(self, share: Part, parts: list[Ledger], n: int) -> tuple[np.ndarray, np.ndarray, Moments]:
         """Returns and lengths (n, r) and the moments of all processes, of the outcomes of this one."""
         found = np.zeros((2, *share.shape))
         if parts:
@@ -164,7 +164,7 @@ class HostEvaluator:
         own = functools.reduce(merge, (ledger.moments() for ledger in parts or [nothing]))
         tables, moments, faults = everyone((found, own, np.int64(self._own_faults())))
         self._all_faults = int(faults.sum())
-        returns, lengths = (joined_shares(tables[:, i], n, self.episodes) for i in range(2))
+        returns, lengths = (joined_parts(tables[:, i], n, self.episodes) for i in range(2))
         merged = functools.reduce(merge, (jax.tree.map(lambda x, i=i: x[i], moments) for i in range(len(faults))))
         return returns, lengths.astype(np.int32), merged
 

@@ -14,7 +14,7 @@ from polystep_rl.types import Array, PyTree
 from polystep_rl.xla import outlined
 
 
-class Lanes(NamedTuple):
+class LaneStates(NamedTuple):
     """Every lane simulates a pair of a candidate and an episode."""
 
     pair: Array  # (L,) int32: candidate * r + episode, (group * n + candidate) * r + episode; past the end: no work
@@ -28,7 +28,7 @@ class Lanes(NamedTuple):
 class Loop(NamedTuple):
     """Where a rollout stands."""
 
-    lanes: Lanes
+    lanes: LaneStates
     moments: tuple[Array, ...]  # (o, L) sums of x and x*x over living steps, x = obs - obs_offset; () when unused
     next_item: Array  # () int32
     returns: Array  # (n * r,)
@@ -42,14 +42,14 @@ class Source(NamedTuple):
     """What idle lanes take up: items 0, 1, ..."""
 
     todo: Array  # () int32, how many
-    take: Callable[[Array], Lanes]  # items (k,) -> lanes, k of them
+    take: Callable[[Array], LaneStates]  # items (k,) -> lanes, k of them
 
 
 WeightsOf = Callable[[Array], PyTree]  # pairs (k,) -> what the policy needs on that many lanes, leaves (..., k)
 
 
-def no_work(take: Callable[[Array], Lanes], lanes: int, pairs: int) -> Lanes:
-    """Lanes that wait for their first item."""
+def no_work(take: Callable[[Array], LaneStates], lanes: int, pairs: int) -> LaneStates:
+    """LaneStates that wait for their first item."""
     idle = take(jnp.zeros(lanes, jnp.int32))
     return idle._replace(pair=jnp.full(lanes, pairs, jnp.int32), alive=jnp.zeros(lanes, bool))
 
@@ -77,7 +77,7 @@ def hand_over(loop: Loop, own: PyTree, source: Source, weights_of: WeightsOf) ->
 
 
 def _one_by_one(
-    loop: Loop, own: PyTree, todo: Array, take: Callable[[Array], Lanes], weights_of: WeightsOf
+    loop: Loop, own: PyTree, todo: Array, take: Callable[[Array], LaneStates], weights_of: WeightsOf
 ) -> tuple[Loop, PyTree]:
     """`hand_over` in loops over the lanes that it concerns, a few of them: for a CPU."""
     lanes, pairs = loop.lanes, loop.returns.shape[0]
@@ -93,7 +93,7 @@ def _one_by_one(
     results = (loop.returns, loop.lengths, jnp.int32(0), lanes.pair)
     returns, lengths, living, pair = jax.lax.fori_loop(0, ended, store, results)
 
-    def give(k: Array, held: tuple[Lanes, PyTree]) -> tuple[Lanes, PyTree]:
+    def give(k: Array, held: tuple[LaneStates, PyTree]) -> tuple[LaneStates, PyTree]:
         fresh = take((loop.next_item + k)[None])
         return jax.tree.map(lambda now, new: _put(now, new, idle[k]), held, (fresh, weights_of(fresh.pair)))
 
@@ -121,7 +121,7 @@ def _put(now: Array, new: Array, at: Array) -> Array:
 
 
 def _at_once(
-    loop: Loop, own: PyTree, todo: Array, take: Callable[[Array], Lanes], weights_of: WeightsOf
+    loop: Loop, own: PyTree, todo: Array, take: Callable[[Array], LaneStates], weights_of: WeightsOf
 ) -> tuple[Loop, PyTree]:
     """`hand_over` in passes over all lanes: for a GPU. ``own`` is not read: all weights are gathered again."""
     loop = stored(loop)

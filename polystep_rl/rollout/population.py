@@ -1,6 +1,6 @@
 """Rollouts of many candidates at once, on one device, inside one compiled loop.
 
-A *lane* simulates one episode of one candidate at a time. Lanes are the trailing axis of every array in the loop,
+A *lane* simulates one episode of one candidate at a time. LaneStates are the trailing axis of every array in the loop,
 which is what lets XLA turn a step of all lanes into a few vectorised passes. A lane whose episode ended is refilled
 with the next (candidate, episode) pair, so that short episodes do not wait for long ones. Once no pair is left and
 most lanes are idle, those that still live go on in a loop of few lanes. What a pair returns depends on the pair alone,
@@ -19,13 +19,13 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 from polystep_rl.rollout import order as pairs_of
-from polystep_rl.rollout.lanes import Lanes, Loop, Source, WeightsOf, hand_over, no_weights, no_work, stored
+from polystep_rl.rollout.lanes import LaneStates, Loop, Source, WeightsOf, hand_over, no_weights, no_work, stored
 from polystep_rl.rollout.order import WIDTH, padded
 from polystep_rl.rollout.table import table
 from polystep_rl.types import Array, Env, Key, Moments, Policy, PyTree
 from polystep_rl.xla import outlined
 
-# Lanes by kind of device. On a CPU a power of 2 puts the weights of a lane into one cache set; a GPU wants thousands.
+# LaneStates by kind of device. On a CPU a power of 2 puts the weights of a lane into one cache set; a GPU wants thousands.
 LIGHT = 64  # numbers of 32 bits of a candidate up to which it is light
 LANES = {"cpu": (768, 320)}  # of light candidates, and of others
 OTHER_LANES = (8192, 8192)
@@ -97,7 +97,7 @@ def rollout(
     # Not fused with the simulator that reads the action (measured: 15 to 30 % more steps per second).
     act = outlined(policy.act_deployed)
 
-    def step(own: PyTree, _: Array, carry: tuple[Lanes, tuple[Array, ...]]) -> tuple[Lanes, tuple[Array, ...]]:
+    def step(own: PyTree, _: Array, carry: tuple[LaneStates, tuple[Array, ...]]) -> tuple[LaneStates, tuple[Array, ...]]:
         lanes, moments = carry
         out = vstep(lanes.state, act(own, lanes.obs))
         length = lanes.length + lanes.alive
@@ -106,18 +106,18 @@ def rollout(
             x = jnp.where(lanes.alive, lanes.obs - offset, 0)
             moments = (moments[0] + x, moments[1] + x * x)
         ret = lanes.ret + jnp.where(lanes.alive, out.reward, 0)
-        return Lanes(lanes.pair, lanes.alive & ~ended, out.state, out.obs, ret, length), moments
+        return LaneStates(lanes.pair, lanes.alive & ~ended, out.state, out.obs, ret, length), moments
 
     def weights_of(pair: Array) -> PyTree:
         return weights.split(weights.columns(jnp.minimum(pair // r, n - 1)))
 
     simulate = partial(_simulate, weights_of=weights_of, step=step, idle=idle)
 
-    def first(item: Array) -> Lanes:
+    def first(item: Array) -> LaneStates:
         """The start of a pair."""
         pair = items.pair(item)
         state, obs = starts.split(starts.columns(items.start(pair)))
-        return Lanes(pair, pair < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
+        return LaneStates(pair, pair < pairs, state, obs, jnp.zeros(item.shape, dtype), jnp.zeros_like(item))
 
     heavy = sum(row[0].size for row in weights.rows) > LIGHT
     lanes = padded(min(config.lanes or LANES.get(jax.default_backend(), OTHER_LANES)[heavy], pairs))
@@ -149,7 +149,7 @@ def _simulate(
     source: Source,
     leave: int,
     weights_of: WeightsOf,
-    step: Callable[..., tuple[Lanes, tuple[Array, ...]]],
+    step: Callable[..., tuple[LaneStates, tuple[Array, ...]]],
     idle: float,
 ) -> Loop:
     """Hand over and step, until every item is taken and at most ``leave`` lanes live.
@@ -169,12 +169,12 @@ def _simulate(
         block = block.astype(jnp.int32)
         drained = loop.next_item >= source.todo
 
-        def go_on(carry: tuple[Array, Lanes, tuple]) -> Array:
+        def go_on(carry: tuple[Array, LaneStates, tuple]) -> Array:
             alive = carry[1].alive.sum()
             few = jnp.where(drained, alive <= leave, width - alive > int(idle * width))
             return (carry[0] == 0) | ~few
 
-        def run(carry: tuple[Array, Lanes, tuple]) -> tuple[Array, Lanes, tuple]:
+        def run(carry: tuple[Array, LaneStates, tuple]) -> tuple[Array, LaneStates, tuple]:
             lanes, moments = jax.lax.fori_loop(0, block, partial(step, own), carry[1:])
             return carry[0] + 1, lanes, moments
 

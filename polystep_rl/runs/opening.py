@@ -14,7 +14,7 @@ from polystep_rl.processes import from_leader, leads, processes
 from polystep_rl.records.checkpoint import load_tree, save_tree
 from polystep_rl.records.folder import RunDir
 from polystep_rl.settings.run import TrainConfig, to_plain
-from polystep_rl.training.state import Progress, Settings
+from polystep_rl.training.state import Progress, Budget
 from polystep_rl.types import Env, HostEnv
 
 
@@ -54,12 +54,12 @@ def new_run(config: TrainConfig, to: Destination) -> RunDir:
     return run
 
 
-def budget_of(config: TrainConfig, env: Env | HostEnv) -> Settings:
+def budget_of(config: TrainConfig, env: Env | HostEnv) -> Budget:
     """When a run evaluates and stops. ConfigError where nothing would stop it."""
     stop_reward = with_threshold(config, env).stop_reward
     if config.total_timesteps is None and config.generations is None and config.wall_seconds is None:
         raise ConfigError("no budget: give `total_timesteps`, `generations` or `wall_seconds`")
-    return Settings(
+    return Budget(
         config.total_timesteps,
         config.generations,
         config.wall_seconds,

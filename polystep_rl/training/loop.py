@@ -18,7 +18,7 @@ from polystep_rl.training.state import (
     Progress,
     Result,
     Row,
-    Settings,
+    Budget,
     Streams,
     book,
     book_evaluation,
@@ -36,7 +36,7 @@ def train(
     evaluate_centre: Evaluator,
     keys: Streams,
     progress: Progress,
-    settings: Settings = Settings(),
+    settings: Budget = Budget(),
     observer: Observer | None = None,
 ) -> Result:
     """Run generations until a budget is spent.
@@ -95,7 +95,7 @@ def _evaluate_centre(
     run_eval: Callable[[Key, Params], Evaluation],
     keys: Streams,
     strategy: Strategy,
-    settings: Settings,
+    settings: Budget,
 ) -> tuple[Progress, Row]:
     """Evaluate the point to deploy on episodes of its own, and keep it if it is the best so far."""
     params = strategy.params(progress.state)

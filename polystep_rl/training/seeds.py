@@ -26,7 +26,7 @@ from polystep_rl.training.state import (
     Progress,
     Result,
     Row,
-    Settings,
+    Budget,
     Streams,
     book,
     book_evaluation,
@@ -130,7 +130,7 @@ def train_seeds(
     evaluate: Evaluator,
     evaluate_centre: Evaluator,
     seeds: Sequence[Seed],
-    settings: Settings,
+    settings: Budget,
     places: int | None = None,
 ) -> Iterator[tuple[int, Result | TrainError]]:
     """Train seeds until each has spent its budget: their positions and results, in the order in which they end.
@@ -156,7 +156,7 @@ class _SeedLoop:
     """The state of `train_seeds`."""
 
     def __init__(
-        self, compiled: SeedPrograms, strategy: Strategy, seeds: Sequence[Seed], settings: Settings, places: int | None
+        self, compiled: SeedPrograms, strategy: Strategy, seeds: Sequence[Seed], settings: Budget, places: int | None
     ) -> None:
         self.compiled, self.strategy, self.settings = compiled, strategy, settings
         self.seeds = seeds

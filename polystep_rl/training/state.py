@@ -30,7 +30,7 @@ def streams(seed: int) -> Streams:
     return Streams(*(jax.random.fold_in(root, i) for i in range(len(Streams._fields))))
 
 
-class Settings(NamedTuple):
+class Budget(NamedTuple):
     """When to evaluate and when to stop. A budget of None is no limit; at least one must be set."""
 
     total_timesteps: int | None = 1_000_000  # living env steps of training rollouts, all candidates counted
@@ -114,7 +114,7 @@ class Result(NamedTuple):
     wall_seconds: float  # of this call
 
 
-def stop_reason(progress: Progress, settings: Settings, wall: float, full: bool, interrupted: bool) -> str | None:
+def stop_reason(progress: Progress, settings: Budget, wall: float, full: bool, interrupted: bool) -> str | None:
     """Why a run ends here, in the words of `Result`; None: it goes on. ``full``: a generation did not fit."""
     if interrupted:
         return "interrupt"
@@ -135,12 +135,12 @@ def next_chunk(chunk: int, ran: int, seconds: float) -> int:
     return int(np.clip(CHUNK_SECONDS * ran / seconds, 1, min(MAX_CHUNK, 2 * chunk)))
 
 
-def evaluation_due(before: Progress, now: Progress, settings: Settings) -> bool:
+def evaluation_due(before: Progress, now: Progress, settings: Budget) -> bool:
     """Whether a multiple of `eval_freq` lies between two progresses."""
     return bool(now.env_steps // settings.eval_freq > before.env_steps // settings.eval_freq)
 
 
-def chunk_limits(progress: Progress, settings: Settings, chunk: int) -> Limits:
+def chunk_limits(progress: Progress, settings: Budget, chunk: int) -> Limits:
     """The bounds of a chunk of at most so many generations; () each."""
     unlimited = np.iinfo(np.int32).max
     left = unlimited if settings.total_timesteps is None else settings.total_timesteps - int(progress.env_steps)
@@ -185,7 +185,7 @@ def streak_after(streak: Any, mean: float, goal: float | None) -> Any:
 
 
 def book_evaluation(
-    progress: Progress, row: Row, params: Params, result: Any, settings: Settings
+    progress: Progress, row: Row, params: Params, result: Any, settings: Budget
 ) -> tuple[Progress, Row]:
     """Book an evaluation of the centre ``params`` in the progress and in its generation's row."""
     mean = result.returns.mean(dtype=np.float64)  # not finite where the environment is not: never the best

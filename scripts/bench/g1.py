@@ -36,8 +36,8 @@ from polystep_rl.envs.robots.playground_models import tree_without_visuals
 from polystep_rl.machine import setup_jax
 from polystep_rl.policies import make_policy, mlp_policy
 from polystep_rl.policies.io import load_policy
-from polystep_rl.rollout.host import HostLayout, host_evaluator
-from polystep_rl.runs.strategy import build_strategy
+from polystep_rl.rollout.host import HostEvaluator, HostLayout
+from polystep_rl.runs.polystep import build_strategy
 from polystep_rl.settings.algorithms import SearchConfig
 from polystep_rl.types import HostEnv
 
@@ -75,7 +75,7 @@ def generation(env: HostEnv, args: Args, trained: bool) -> tuple[Callable[[int],
     strategy = build_strategy(SearchConfig(subspace_size=32, particle_dim=32, probe_radius=0.1, step_radius=0.1))
     state = strategy.init(jax.random.key(1), start)
     ask, tell = jax.jit(strategy.ask), jax.jit(strategy.tell)
-    evaluator = host_evaluator(env, policy, episodes, HostLayout(lanes=args.lanes))
+    evaluator = HostEvaluator(env, policy, episodes, HostLayout(lanes=args.lanes))
 
     def run(turn: int) -> float:
         began = time.perf_counter()

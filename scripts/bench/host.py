@@ -2,11 +2,11 @@
 
     python scripts/bench/host.py --json docs/results/bench_host.json
 
-Two simulators are driven in turns, several times, by `host_evaluator` with a population of linear policies, and by
+Two simulators are driven in turns, several times, by `HostEvaluator` with a population of linear policies, and by
 their own vector interface with constant actions: EnvPool with as many lanes and one thread per core, and for
 Gymnasium's worker processes `gymnasium.vector.AsyncVectorEnv` with as many lanes. Both sides count living steps only (a
 reset is no step) and reset on their own. A turn's ratio is that of ours to the mean of the simulator's own speed right
-before and right after; the median of the turns counts. For information EnvPool is also driven as `host_evaluator`
+before and right after; the median of the turns counts. For information EnvPool is also driven as `HostEvaluator`
 drives it: two pools in turns, which share the threads, and which are faster than one where steps are cheap.
 """
 
@@ -35,7 +35,7 @@ from _common import write_record
 from polystep_rl.envs import make_any
 from polystep_rl.machine import setup_jax, usable_cores
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.host import HostEvaluator, HostLayout, host_evaluator
+from polystep_rl.rollout.host import HostEvaluator, HostLayout
 from polystep_rl.types import HostEnv, Params
 
 
@@ -163,7 +163,7 @@ def measure(case: Case, args: Args) -> dict[str, Any]:
     pooled = case.simulator == "envpool"
     in_groups = functools.partial(envpool_rate, case.env, case.lanes, seconds=args.seconds)
     alone = in_groups(1) if pooled else gymnasium_rate(case, args.seconds)
-    with host_evaluator(env, policy, case.episodes, HostLayout(lanes=case.lanes)) as evaluator:
+    with HostEvaluator(env, policy, case.episodes, HostLayout(lanes=case.lanes)) as evaluator:
         found = beside(functools.partial(evaluation_rate, evaluator, params), alone, args.turns)
     if pooled:
         in_turns = in_groups(HostLayout().groups)

@@ -42,7 +42,7 @@ from bench.peers.protocol import timed
 
 from polystep_rl.machine import setup_jax, system_info
 from polystep_rl.policies import PRECISIONS
-from polystep_rl.rollout.device import device_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator
 from polystep_rl.runs.load import LoadedRun, load_run
 from polystep_rl.types import Params, PolicySpec
 
@@ -95,7 +95,7 @@ def our_cases(env_id: str, precision: str, args: Args, folder: str) -> tuple[lis
         "random": jax.vmap(policy.init)(jax.random.split(jax.random.key(1), n)),
         "solved": jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), run.params),
     }
-    evaluator = device_evaluator(run.env, policy, r)
+    evaluator = DeviceEvaluator(run.env, policy, r)
     evaluate = jax.jit(lambda key, params: evaluator(key, params, lambda x: x))
     cases, weights, key = [], {}, jax.random.key(0)
     for name, params in populations.items():

@@ -46,13 +46,13 @@ from bench.peers.protocol import timed
 from polystep_rl.envs import make
 from polystep_rl.machine import setup_jax
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import Layout, device_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator, Layout
 from polystep_rl.runs.parts import make_parts
 from polystep_rl.settings.presets import preset
 from polystep_rl.training import loop
 from polystep_rl.training.programs import initial_progress
 from polystep_rl.training.seeds import Seed, train_seeds
-from polystep_rl.training.state import Progress, Settings
+from polystep_rl.training.state import Progress, Budget
 
 ENV, PRECISION, RETURN = "Acrobot-v1", "binary", -85.0
 FASTER, SECONDS, SCALING = 200, 5.0, 1.8  # bars: times the peer, to the first generation, times one device
@@ -82,7 +82,7 @@ def warm(seed: int) -> dict[str, Any]:
     config = dataclasses.replace(preset(ENV, PRECISION), seed=seed)
     parts = make_parts(config)
     progress = initial_progress(parts.strategy, parts.start, parts.keys.strategy)
-    settings = Settings(config.total_timesteps, eval_freq=config.eval_freq, stop_reward=RETURN)
+    settings = Budget(config.total_timesteps, eval_freq=config.eval_freq, stop_reward=RETURN)
     began = time.perf_counter()
     found = loop.train(parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys, progress, settings)
     seconds = time.perf_counter() - began
@@ -149,7 +149,7 @@ def side_by_side(args: Args) -> list[dict[str, Any]]:
     found = []
     for env, stop in (("CartPole-v1", 500.0), (ENV, RETURN)):
         config = preset(env, PRECISION)
-        settings = Settings(config.total_timesteps, eval_freq=config.eval_freq, stop_reward=stop)
+        settings = Budget(config.total_timesteps, eval_freq=config.eval_freq, stop_reward=stop)
         made = [make_parts(dataclasses.replace(config, seed=seed)) for seed in range(args.seeds)]
         common = made[0].strategy, made[0].evaluate, made[0].evaluate_centre
 
@@ -196,7 +196,7 @@ def devices(args: Args) -> list[dict[str, Any]]:
         params = jax.vmap(policy.init)(jax.random.split(jax.random.key(1), args.candidates))
         calls, costs = [], []
         for some in (jax.devices()[:1], jax.devices()):
-            evaluator = device_evaluator(env, policy, 8, Layout(devices=tuple(some)))
+            evaluator = DeviceEvaluator(env, policy, 8, Layout(devices=tuple(some)))
             evaluate = jax.jit(functools.partial(evaluator, key, decode=lambda x: x))
             costs.append(np.asarray(evaluate(params).cost))
             calls.append(functools.partial(lambda f, params: jax.block_until_ready(f(params)), evaluate, params))

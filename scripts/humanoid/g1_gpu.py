@@ -31,7 +31,7 @@ from polystep_rl.envs import make
 from polystep_rl.envs.robots.locomotion import gait_sides, is_tracked
 from polystep_rl.machine import setup_jax
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import Layout, device_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator, Layout
 from polystep_rl.rollout.population import RolloutConfig
 from polystep_rl.rollout.score import Horizon
 from polystep_rl.types import Env
@@ -92,7 +92,7 @@ def our_rate(env: Env, count: int, steps: int) -> float:
     one = jax.tree.map(jnp.zeros_like, policy.init(jax.random.key(0)))
     params = jax.tree.map(lambda x: jnp.broadcast_to(x, (CANDIDATES, *x.shape)), one)
     layout = Layout(RolloutConfig(lanes=count))
-    evaluator = device_evaluator(env, policy, max(1, 2 * count // CANDIDATES), layout, horizon=Horizon(steps))
+    evaluator = DeviceEvaluator(env, policy, max(1, 2 * count // CANDIDATES), layout, horizon=Horizon(steps))
     run = jax.jit(lambda key: evaluator(key, params, lambda x: x).env_steps)
     jax.block_until_ready(run(jax.random.key(1)))
     began = time.perf_counter()

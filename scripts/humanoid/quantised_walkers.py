@@ -29,7 +29,7 @@ from polystep_rl.envs import make_any
 from polystep_rl.machine import setup_jax
 from polystep_rl.policies import agreement, mlp_policy, quantise
 from polystep_rl.rollout.calibration import observations
-from polystep_rl.rollout.host import host_evaluator
+from polystep_rl.rollout.host import HostEvaluator
 from polystep_rl.runs.start import read_policy
 from polystep_rl.runs.task import CALIBRATION_SEED
 from polystep_rl.types import HostEnv, Params, PolicySpec
@@ -54,7 +54,7 @@ class Args:
 
 def length(env: HostEnv, spec: PolicySpec, params: Params, args: Args) -> float:
     """Mean length of the held-out episodes."""
-    with host_evaluator(env, mlp_policy(spec), args.episodes) as evaluator:
+    with HostEvaluator(env, mlp_policy(spec), args.episodes) as evaluator:
         one = jax.tree.map(lambda x: jnp.asarray(x)[None], params)
         return float(np.mean(evaluator(jax.random.key(args.seed), one, lambda p: p).lengths))
 

@@ -27,7 +27,7 @@ from jax.flatten_util import ravel_pytree
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import write_record
 
-from polystep_rl.errors import UsageError
+from polystep_rl.errors import ConfigError
 from polystep_rl.machine import setup_jax
 from polystep_rl.runs.judging import close, make_evaluator
 from polystep_rl.runs.load import load_run
@@ -140,5 +140,5 @@ def main(args: Args) -> None:
 if __name__ == "__main__":
     try:
         main(tyro.cli(Args, description=__doc__))
-    except (UsageError, ValueError) as error:
+    except (ConfigError, ValueError) as error:
         sys.exit(f"error: {error}")

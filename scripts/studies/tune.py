@@ -34,10 +34,10 @@ from _common import ROOT, record_text
 from polystep_rl.errors import TrainError
 from polystep_rl.files import write_atomic
 from polystep_rl.machine import setup_jax
-from polystep_rl.rollout.device import device_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator
 from polystep_rl.runs.judging import evaluate_on_test
 from polystep_rl.runs.parts import make_scaled_policy
-from polystep_rl.runs.strategy import episodes_per_candidate, make_algorithm
+from polystep_rl.runs.strategy import episodes_per_candidate, make_strategy
 from polystep_rl.runs.task import make_env
 from polystep_rl.settings.algorithms import settings_class
 from polystep_rl.settings.grid import Grid, cells
@@ -45,7 +45,7 @@ from polystep_rl.settings.presets import preset
 from polystep_rl.settings.run import TrainConfig
 from polystep_rl.training import loop
 from polystep_rl.training.programs import initial_progress
-from polystep_rl.training.state import Settings, streams
+from polystep_rl.training.state import Budget, streams
 from polystep_rl.types import Env, Evaluator, Policy
 
 FIRST_SEED = 100
@@ -67,11 +67,11 @@ class Args:
     budget: int | None = None
     """Env steps of a run; by default those of the comparison."""
     trials: int = 12
-    """Settings tried per algorithm, environment and precision."""
+    """Budget tried per algorithm, environment and precision."""
     seeds: int = 4
     """Development seeds of a trial."""
     finals: int = 2
-    """Settings that are judged again."""
+    """Budget that are judged again."""
     final_seeds: int = 8
     """Further development seeds for those."""
     out: Path = Path("tuning")
@@ -158,9 +158,9 @@ def judge(algo: str, env: str, policy: str, budget: int, search: dict[str, Any],
     )
     configs = [cell.config for cell in cells(grid)]
     task, controller, evaluate_centre = _task(dataclasses.replace(configs[0], search=settings_class(algo)(), seed=0))
-    strategy = make_algorithm(configs[0])
-    evaluate = device_evaluator(task, controller, episodes_per_candidate(configs[0]))
-    settings = Settings(total_timesteps=budget, eval_freq=10**9)  # the curve is not looked at
+    strategy = make_strategy(configs[0].algo, configs[0].search)
+    evaluate = DeviceEvaluator(task, controller, episodes_per_candidate(configs[0].search))
+    settings = Budget(total_timesteps=budget, eval_freq=10**9)  # the curve is not looked at
     returns = []
     for config in configs:
         keys = streams(config.seed)
@@ -176,7 +176,7 @@ def _task(config: TrainConfig) -> tuple[Env, Policy, Evaluator]:
     """Environment, policy and evaluator of the centre: the same objects for all trials, so compiled once."""
     task = make_env(config.env)
     controller = make_scaled_policy(task, config)
-    return task, controller, device_evaluator(task, controller, 1)
+    return task, controller, DeviceEvaluator(task, controller, 1)
 
 
 def study(args: Args, algo: str, env: str, policy: str, budget: int) -> dict[str, Any]:

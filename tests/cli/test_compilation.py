@@ -15,7 +15,7 @@ from polystep_rl.settings.run import to_plain
 from polystep_rl.training import loop
 from polystep_rl.training.programs import initial_progress
 from polystep_rl.training.seeds import Seed, train_seeds
-from polystep_rl.training.state import Observer, Row, Settings
+from polystep_rl.training.state import Observer, Row, Budget
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
 SEARCHES = [algo for algo in ALGORITHMS if algo not in GRADIENT]
@@ -64,9 +64,9 @@ def watched(compiled: Compiled, algo: str, env: str, policy: str, name: str) -> 
     watch = Watch(compiled)
     compiled.take()
     run = (parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys)
-    alone = Settings(config.total_timesteps, generations=1, eval_freq=2**31 - 1)
+    alone = Budget(config.total_timesteps, generations=1, eval_freq=2**31 - 1)
     first = loop.train(*run, progress, alone, watch).progress
-    often = Settings(config.total_timesteps, GENERATIONS, eval_freq=2 * int(first.last_steps) + 1)
+    often = Budget(config.total_timesteps, GENERATIONS, eval_freq=2 * int(first.last_steps) + 1)
     loop.train(*run, first, often, watch)
     return watch.chunks
 
@@ -108,7 +108,7 @@ def test_other_seeds_and_budgets_compile_nothing(compiled):
         compiled.take()
         progress = initial_progress(parts.strategy, parts.start, parts.keys.strategy)
         run = (parts.strategy, parts.evaluate, parts.evaluate_centre, parts.keys)
-        loop.train(*run, progress, Settings(steps, eval_freq=10_000))
+        loop.train(*run, progress, Budget(steps, eval_freq=10_000))
         names = compiled.take()
         assert bool(names) == (seed == 0), names
 
@@ -134,7 +134,7 @@ def test_seeds_side_by_side_compile_once_whenever_they_end(compiled, algo):
     ]
     compiled.take()
     parts = made[0]
-    settings = Settings(60_000, eval_freq=6000, stop_reward=120.0)
+    settings = Budget(60_000, eval_freq=6000, stop_reward=120.0)
     ends = [len(heard) for _ in train_seeds(parts.strategy, parts.evaluate, parts.evaluate_centre, seeds, settings)]
     assert len(set(ends)) > 2, "they end at different times"
     programs = [names for _, names in heard]

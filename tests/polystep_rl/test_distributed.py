@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from polystep_rl.processes import agreed, everyone, from_leader, joined_shares, own_copy, same_everywhere, share_of
+from polystep_rl.processes import agreed, everyone, from_leader, joined_parts, own_copy, same_everywhere, part_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
 from processes import free_port
@@ -66,11 +66,11 @@ def test_shares_make_the_whole(n: int, episodes: int, count: int) -> None:
     whole = np.arange(1, n * episodes + 1, dtype=float).reshape(n, episodes)
     parts = []
     for index in range(count):
-        share = share_of(n, episodes, index, count)
+        share = part_of(n, episodes, index, count)
         own = whole[share.candidates, share.episodes]
         assert own.shape[0] <= share.shape[0] and own.shape[1] <= share.shape[1]
         part = np.zeros(share.shape)
         part[: own.shape[0], : own.shape[1]] = own
         parts.append(part)
     assert sum((part > 0).sum() for part in parts) == n * episodes
-    assert (joined_shares(np.stack(parts), n, episodes) == whole).all()
+    assert (joined_parts(np.stack(parts), n, episodes) == whole).all()

@@ -13,7 +13,7 @@ from polystep_rl.envs import make
 from polystep_rl.policies import make_policy
 from polystep_rl.rollout import lanes as lanes_module
 from polystep_rl.rollout import population as rollout_module
-from polystep_rl.rollout.lanes import Lanes, Loop
+from polystep_rl.rollout.lanes import LaneStates, Loop
 from polystep_rl.rollout.population import RolloutConfig, rollout
 from polystep_rl.types import Array
 from polystep_rl.xla import outlined
@@ -21,11 +21,11 @@ from polystep_rl.xla import outlined
 WIDTH, PAIRS = 48, 200
 
 
-def take(item: Array) -> Lanes:
-    """Lanes that tell which item they took."""
+def take(item: Array) -> LaneStates:
+    """LaneStates that tell which item they took."""
     number = item.astype(jnp.float32)
     state = {"a": jnp.stack([number, -number]), "b": item % 3 == 0}
-    return Lanes(item, jnp.ones(item.shape, bool), state, number[None] / 2, 0 * number, 0 * item)
+    return LaneStates(item, jnp.ones(item.shape, bool), state, number[None] / 2, 0 * number, 0 * item)
 
 
 def weights_of(pair: Array) -> dict[str, Array]:

@@ -23,7 +23,7 @@ from polystep_rl.settings.run import SearchConfig
 from polystep_rl.training.loop import train
 from polystep_rl.training.programs import initial_progress
 from polystep_rl.training.seeds import Seed, seeds_at_once, train_seeds
-from polystep_rl.training.state import Observer, Progress, Result, Row, Settings, streams
+from polystep_rl.training.state import Observer, Progress, Result, Row, Budget, streams
 from polystep_rl.types import Evaluator, Policy, Strategy
 
 SEARCH = SearchConfig(subspace_size=8, particle_dim=8, epsilon=0.2, step_radius=1.0, probe_radius=2.0, episodes=3)
@@ -68,14 +68,14 @@ def start(it: Task, seed: int) -> Progress:
     return initial_progress(it.strategy, it.policy.init(keys.policy), keys.strategy)
 
 
-def alone(it: Task, seed: int, settings: Settings) -> tuple[Result, Record]:
+def alone(it: Task, seed: int, settings: Budget) -> tuple[Result, Record]:
     record = Record()
     run = (it.strategy, it.evaluate, it.centre, streams(seed), start(it, seed))
     return train(*run, settings, record), record
 
 
 def together(
-    it: Task, seeds: range, settings: Settings, records: list[Record], places: int | None = None
+    it: Task, seeds: range, settings: Budget, records: list[Record], places: int | None = None
 ) -> dict[int, Result | TrainError]:
     given = [Seed(streams(seed), start(it, seed), record) for seed, record in zip(seeds, records, strict=True)]
     return dict(train_seeds(it.strategy, it.evaluate, it.centre, given, settings, places))
@@ -114,8 +114,8 @@ QUICK = ("polystep float32", "open_es")
 @pytest.mark.parametrize("name", [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow) for x in CASES])
 def test_every_seed_does_what_it_does_alone(name: str) -> None:
     it, seeds = CASES[name](), range(3)
-    steps = int(alone(it, 0, Settings(None, generations=6))[0].progress.env_steps)
-    settings = Settings(3 * steps, eval_freq=steps // 2)
+    steps = int(alone(it, 0, Budget(None, generations=6))[0].progress.env_steps)
+    settings = Budget(3 * steps, eval_freq=steps // 2)
     expected = [alone(it, seed, settings) for seed in seeds]
     records = [Record() for _ in seeds]
     found = together(it, seeds, settings, records, places=4)
@@ -129,7 +129,7 @@ def test_every_seed_does_what_it_does_alone(name: str) -> None:
 
 def test_each_seed_stops_by_itself() -> None:
     it, seeds = task("CartPole-v1", "binary"), range(5)
-    settings = Settings(60_000, eval_freq=4000, stop_reward=150.0)
+    settings = Budget(60_000, eval_freq=4000, stop_reward=150.0)
     expected = [alone(it, seed, settings) for seed in seeds]
     records = [Record() for _ in seeds]
     found = together(it, seeds, settings, records)
@@ -144,7 +144,7 @@ def test_each_seed_stops_by_itself() -> None:
 
 def test_generations_interrupt_and_going_on_alone() -> None:
     it, seeds = task("CartPole-v1", "binary"), range(2)
-    settings = Settings(None, generations=25, eval_freq=3000)
+    settings = Budget(None, generations=25, eval_freq=3000)
     expected = [alone(it, seed, settings) for seed in seeds]
     records = [Record(interrupt_after=4), Record()]
     found = together(it, seeds, settings, records)
@@ -158,7 +158,7 @@ def test_generations_interrupt_and_going_on_alone() -> None:
 
 
 def test_a_seed_that_fails_leaves_the_others_alone() -> None:
-    settings = Settings(None, generations=3)
+    settings = Budget(None, generations=3)
     pendulum = task("Pendulum-v1", "float32", penalty=Penalty(0.1, 0.0))  # whose reward depends on the action
     good, bad = start(pendulum, 0), start(pendulum, 1)
     nan = jax.tree.map(lambda x: x * jnp.nan, bad.state.subspace.base)
@@ -195,4 +195,4 @@ def test_which_seeds_can_be_merged() -> None:
     assert 1 < count < 100
     given = [Seed(streams(seed), start(small, seed)) for seed in range(count + 1)]
     with pytest.raises(ValueError, match=f"{count + 1} seeds side by side: at most {count} can be"):
-        train_seeds(small.strategy, small.evaluate, small.centre, given, Settings())
+        train_seeds(small.strategy, small.evaluate, small.centre, given, Budget())

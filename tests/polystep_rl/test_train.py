@@ -21,7 +21,7 @@ from polystep_rl.settings.run import SearchConfig
 from polystep_rl.training import loop
 from polystep_rl.training.loop import train
 from polystep_rl.training.programs import initial_progress
-from polystep_rl.training.state import Observer, Progress, Result, Row, Settings, streams
+from polystep_rl.training.state import Observer, Progress, Result, Row, Budget, streams
 from polystep_rl.types import Evaluation, Evaluator, Proposal, Strategy
 
 SEARCH = SearchConfig(subspace_size=8, particle_dim=8, epsilon=0.2, step_radius=1.0, probe_radius=2.0, episodes=8)
@@ -73,7 +73,7 @@ class Task:
         return initial_progress(self.strategy, self.policy.init(keys.policy), keys.strategy)
 
     def train(
-        self, settings: Settings, observer: Observer | None = None, progress: Progress | None = None, seed: int = 0
+        self, settings: Budget, observer: Observer | None = None, progress: Progress | None = None, seed: int = 0
     ) -> Result:
         progress = self.start(seed) if progress is None else progress
         return train(self.strategy, self.evaluate, self.centre, streams(seed), progress, settings, observer)
@@ -109,7 +109,7 @@ MORE = [
 )
 def test_learns_discrete_probes(env_id: str, precision: str) -> None:
     task = Task(env_id, precision)
-    result = task.train(Settings(60_000, eval_freq=1000, stop_reward=task.env.best_return))
+    result = task.train(Budget(60_000, eval_freq=1000, stop_reward=task.env.best_return))
     assert result.stopped_by == "stop_reward"
     fresh = evaluate_params(task.centre, streams(0).test, result.progress.best_params)
     assert float(fresh.returns.mean()) == task.env.best_return
@@ -121,7 +121,7 @@ def test_learns_continuous_probes(env_id: str, enough: float) -> None:
         SEARCH, step_radius_final=0.1, probe_radius_final=0.2, schedule_generations=150, episodes=16
     )
     task = Task(env_id, "float32", search)
-    result = task.train(Settings(400_000, eval_freq=5000, stop_reward=enough))
+    result = task.train(Budget(400_000, eval_freq=5000, stop_reward=enough))
     assert result.stopped_by == "stop_reward", float(result.progress.best_return)
     fresh = evaluate_params(task.centre, streams(0).test, result.progress.best_params)
     blind = {"probe/Target-v0": -1 / 6, "probe/Integrator-v0": -4 / 3}[env_id]
@@ -133,7 +133,7 @@ def test_learns_continuous_probes(env_id: str, enough: float) -> None:
 @pytest.mark.parametrize("total", [1, 5000, 20_000, 33_333])
 def test_env_steps_stay_within_the_budget(cartpole: Task, total: int) -> None:
     seen = Record()
-    result = cartpole.train(Settings(total, eval_freq=10**9), seen)
+    result = cartpole.train(Budget(total, eval_freq=10**9), seen)
     progress, steps = result.progress, [row["env_steps"] for row in seen.rows]
     assert result.stopped_by == "total_timesteps"
     assert progress.generation >= 1 and progress.env_steps == steps[-1]
@@ -144,24 +144,24 @@ def test_env_steps_stay_within_the_budget(cartpole: Task, total: int) -> None:
 def test_a_generation_that_does_not_fit_is_undone(cartpole: Task) -> None:
     """Budgets just below what a generation needs, so that the length of the last does not tell."""
     seen = Record()
-    cartpole.train(Settings(None, generations=12, eval_freq=10**9), seen)
+    cartpole.train(Budget(None, generations=12, eval_freq=10**9), seen)
     ends = [row["env_steps"] for row in seen.rows]
     lengths = np.diff([0, *ends])
     longer = next(i for i in range(1, len(ends)) if lengths[i] > lengths[i - 1])
-    result = cartpole.train(Settings(ends[longer] - 1, eval_freq=10**9))
+    result = cartpole.train(Budget(ends[longer] - 1, eval_freq=10**9))
     assert result.stopped_by == "total_timesteps" and result.progress.env_steps == ends[longer - 1]
-    before = cartpole.train(Settings(None, generations=longer, eval_freq=10**9))
+    before = cartpole.train(Budget(None, generations=longer, eval_freq=10**9))
     assert same(result.progress.state, before.progress.state)
 
 
 def test_other_budgets(cartpole: Task) -> None:
-    result = cartpole.train(Settings(None, generations=7))
+    result = cartpole.train(Budget(None, generations=7))
     assert (result.stopped_by, result.progress.generation) == ("generations", 7)
-    result = cartpole.train(Settings(None, wall_seconds=1.0, eval_freq=10**9))
+    result = cartpole.train(Budget(None, wall_seconds=1.0, eval_freq=10**9))
     assert result.stopped_by == "wall_seconds" and result.wall_seconds >= 1.0
-    result = cartpole.train(Settings(None, generations=1000, eval_freq=10**9), Record(interrupt_after=3))
+    result = cartpole.train(Budget(None, generations=1000, eval_freq=10**9), Record(interrupt_after=3))
     assert result.stopped_by == "interrupt" and 3 <= result.progress.generation < 1000
-    for bad in (Settings(None), Settings(10, eval_freq=0)):
+    for bad in (Budget(None), Budget(10, eval_freq=0)):
         with pytest.raises(ValueError, match="budget|eval_freq"):
             cartpole.train(bad)
 
@@ -182,7 +182,7 @@ def test_stop_reward_needs_two_evaluations_in_a_row() -> None:
     task = Task("probe/Bandit-v0", "float32")
     task.centre = centre
     seen = Record()
-    result = task.train(Settings(100_000, eval_freq=500, stop_reward=5.0), seen)
+    result = task.train(Budget(100_000, eval_freq=500, stop_reward=5.0), seen)
     assert result.stopped_by == "stop_reward"
     assert [row["eval/mean_reward"] for row in seen.rows if row["eval/mean_reward"] is not None] == script[:5]
     assert result.progress.best_return == 5.0 and result.progress.evaluations == 5
@@ -218,7 +218,7 @@ def test_evaluation_draws_other_episodes_than_training_and_test(cartpole: Task) 
 
     task = Task("probe/Bandit-v0", "float32")
     task.evaluate, task.centre = spy("train", task.evaluate), spy("centre", task.centre)
-    task.train(Settings(None, generations=6, eval_freq=256))
+    task.train(Budget(None, generations=6, eval_freq=256))
     jax.effects_barrier()
     assert len(drawn["train"]) == 6 and len(drawn["centre"]) == 3
     assert len(set(drawn["train"]) | set(drawn["centre"])) == 9
@@ -226,7 +226,7 @@ def test_evaluation_draws_other_episodes_than_training_and_test(cartpole: Task) 
 
 
 def test_the_same_seed_gives_the_same_run(cartpole: Task) -> None:
-    settings = Settings(40_000, eval_freq=10_000)
+    settings = Budget(40_000, eval_freq=10_000)
     first, second, other = Record(), Record(), Record()
     a, b = cartpole.train(settings, first), cartpole.train(settings, second)
     cartpole.train(settings, other, seed=1)
@@ -235,7 +235,7 @@ def test_the_same_seed_gives_the_same_run(cartpole: Task) -> None:
 
 
 def test_chunks_do_not_matter(cartpole: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(60_000, eval_freq=15_000)
+    settings = Budget(60_000, eval_freq=15_000)
     by_chunks, one_by_one = Record(), Record()
     a = cartpole.train(settings, by_chunks)
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
@@ -246,7 +246,7 @@ def test_chunks_do_not_matter(cartpole: Task, monkeypatch: pytest.MonkeyPatch) -
 
 def test_training_episodes_grow_over_the_budget() -> None:
     task, record = Task("CartPole-v1", "float32", horizon=Horizon(8, 128)), Record()
-    task.train(Settings(40_000, eval_freq=10_000), record)
+    task.train(Budget(40_000, eval_freq=10_000), record)
     lengths = [row["rollout/ep_len_mean"] for row in record.rows]
     assert 5 < lengths[0] <= 8, "nearly all of a first generation's are cut"
     before = [0, *(row["env_steps"] for row in record.rows)]
@@ -263,7 +263,7 @@ def test_training_episodes_grow_over_the_budget() -> None:
 )
 def test_going_on_from_a_checkpoint_is_an_uninterrupted_run(search: SearchConfig, horizon: Horizon) -> None:
     task = Task("CartPole-v1", "binary", search, horizon=horizon)
-    settings = Settings(80_000, eval_freq=20_000)
+    settings = Budget(80_000, eval_freq=20_000)
     whole, part, rest = Record(), Record(), Record()
     end = task.train(settings, whole)
     task.train(settings, part)
@@ -276,9 +276,9 @@ def test_going_on_from_a_checkpoint_is_an_uninterrupted_run(search: SearchConfig
 
 
 def test_a_longer_budget_extends_the_run(cartpole: Task) -> None:
-    whole = cartpole.train(Settings(60_000, eval_freq=10_000)).progress
-    half = cartpole.train(Settings(30_000, eval_freq=10_000)).progress
-    assert same(cartpole.train(Settings(60_000, eval_freq=10_000), progress=half).progress, whole)
+    whole = cartpole.train(Budget(60_000, eval_freq=10_000)).progress
+    half = cartpole.train(Budget(30_000, eval_freq=10_000)).progress
+    assert same(cartpole.train(Budget(60_000, eval_freq=10_000), progress=half).progress, whole)
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------
@@ -302,12 +302,12 @@ def broken(share: float, search: SearchConfig = SEARCH) -> Task:
 
 def test_more_than_half_nonfinite_stops_the_run() -> None:
     with pytest.raises(TrainError, match="generation 1: more than half of the returns were NaN or infinite"):
-        broken(0.51).train(Settings(None, generations=3))
+        broken(0.51).train(Budget(None, generations=3))
 
 
 def test_up_to_half_nonfinite_is_counted() -> None:
     seen = Record()
-    result = broken(0.5).train(Settings(None, generations=3), seen)
+    result = broken(0.5).train(Budget(None, generations=3), seen)
     assert result.progress.generation == 3
     assert [row["rollout/nonfinite"] for row in seen.rows] == [64] * 3
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.progress.best_params))
@@ -322,7 +322,7 @@ def test_an_evaluation_that_is_not_finite_is_never_the_best() -> None:
         return out._replace(returns=jnp.full_like(out.returns, jnp.inf))
 
     task.centre = centre
-    result = task.train(Settings(None, generations=4, eval_freq=100))
+    result = task.train(Budget(None, generations=4, eval_freq=100))
     assert result.progress.evaluations > 0 and result.progress.best_return == -np.inf
 
 
@@ -336,5 +336,5 @@ def test_one_generation_compiles_once(cartpole: Task) -> None:
     honest = cartpole.strategy
     task = Task("CartPole-v1", "binary")
     task.strategy = Strategy(honest.init, ask, honest.decode, honest.tell, honest.params)
-    task.train(Settings(None, generations=9, eval_freq=3000))
+    task.train(Budget(None, generations=9, eval_freq=3000))
     assert len(traced) <= 2  # for the shapes of the log, and to compile

@@ -20,7 +20,7 @@ from bench.peers.protocol import timed
 
 from polystep_rl.envs import make
 from polystep_rl.policies import PRECISIONS, make_policy
-from polystep_rl.rollout.device import device_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator
 
 ENVS = {"CartPole-v1": 22, "Acrobot-v1": 480, "Pendulum-v1": 200}  # and about how long random policies last, steps
 HIDDEN = (16, 64, 256)
@@ -72,7 +72,7 @@ def _prepare(env_id: str, precision: str, hidden: int, scale: float) -> tuple[An
     counted = operations.of_a_step(env, policy)
     n = _candidates(env_id, sum(counted.values()), scale)
     params = jax.block_until_ready(jax.jit(jax.vmap(policy.init))(jax.random.split(jax.random.key(1), n)))
-    evaluator = device_evaluator(env, policy, EPISODES)
+    evaluator = DeviceEvaluator(env, policy, EPISODES)
     evaluate = jax.jit(lambda key, params: evaluator(key, params, lambda x: x))
     call = functools.partial(lambda params: jax.block_until_ready(evaluate(jax.random.key(0), params)), params)
     began = time.perf_counter()

@@ -16,7 +16,7 @@ import numpy as np
 
 from polystep_rl.envs import make
 from polystep_rl.policies import make_policy
-from polystep_rl.rollout.device import Layout, device_evaluator
+from polystep_rl.rollout.device import DeviceEvaluator, Layout
 from polystep_rl.rollout.population import RolloutConfig
 from polystep_rl.types import Env, Policy
 
@@ -120,7 +120,7 @@ def _on(device: jax.Device, env: Env, policy: Policy, params: Any, deployed: Any
 
 
 def _evaluated(device: jax.Device, env: Env, policy: Policy, params: Any, lanes: int) -> Any:
-    evaluator = device_evaluator(env, policy, EPISODES, Layout(RolloutConfig(lanes), (device,)))
+    evaluator = DeviceEvaluator(env, policy, EPISODES, Layout(RolloutConfig(lanes), (device,)))
     with jax.default_device(device):
         given = jax.device_put(params, device)
         return jax.device_get(jax.jit(lambda p: evaluator(jax.random.key(3), p, lambda x: x))(given))
