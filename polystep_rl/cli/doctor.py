@@ -11,7 +11,7 @@ from polystep_rl.cli.options import parse_options, print_json
 from polystep_rl.machine import setup_jax
 from polystep_rl.settings.presets import preset
 from polystep_rl.training.programs import initial_progress
-from polystep_rl.training.state import Observer, Row, Budget
+from polystep_rl.training.state import Budget, Observer, Row
 
 ENV_STEPS = 20_000  # enough for the probe several times over; compiling takes most of the time
 

@@ -33,7 +33,7 @@ class ExportArgs:
     """What the functions in C begin with; policies of different names link into one program."""
     which: Literal["best", "last"] | None = None
     """The best policy by held-out evaluation during training, or the last; by default the one that the run deploys."""
-    policy: Literal["int8", "binary"] | None = None
+    policy: Annotated[Literal["int8", "binary"] | None, tyro.conf.arg(aliases=("--precision",))] = None
     """Quantise a float32 policy to this first, calibrated on episodes of --env that it plays."""
     env: str | None = None
     """The environment of a policy that does not say so itself."""

@@ -35,7 +35,7 @@ class Output:
     side where they can be, or one after the other. Wall-clock times are then those of all."""
     resume: Path | None = None
     """Continue this run; only budgets may be given anew."""
-    track: bool = False
+    track: Annotated[bool, tyro.conf.arg(aliases=("--wandb",))] = False
     """Log to Weights & Biases, too."""
     quiet: bool = False
     """No progress line."""
@@ -71,11 +71,12 @@ class TrainArgs:
 
 def _given(argv: Sequence[str], name: str, default: str) -> str:
     """The value of a flag before the real parsing, because other defaults depend on it."""
-    flag = f"--{name}"
+    flags = ["--policy", "--precision"] if name == "policy" else [f"--{name}"]
     for i, arg in enumerate(argv):
-        if arg.startswith(f"{flag}="):
-            default = arg.split("=", 1)[1]
-        elif arg in (flag, flag.replace("-", "_")) and i + 1 < len(argv):
+        flag, equals, value = arg.partition("=")
+        if equals and flag in flags:
+            default = value
+        elif arg in (*flags, flags[0].replace("-", "_")) and i + 1 < len(argv):
             default = argv[i + 1]
     return default
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from polystep_rl.moments import merge
-from polystep_rl.processes import Part, everyone, joined_parts, processes, part_of
+from polystep_rl.processes import Part, everyone, joined_parts, part_of, processes
 from polystep_rl.rollout.bookkeeping import Ledger, SimulatorError
 from polystep_rl.rollout.device import DEFAULT_MAX_BYTES, chunk_size
 from polystep_rl.rollout.host_policy import Forward, forward_of

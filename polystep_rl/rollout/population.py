@@ -25,7 +25,7 @@ from polystep_rl.rollout.table import table
 from polystep_rl.types import Array, Env, Key, Moments, Policy, PyTree
 from polystep_rl.xla import outlined
 
-# LaneStates by kind of device. On a CPU a power of 2 puts the weights of a lane into one cache set; a GPU wants thousands.
+# Lanes by kind of device. On a CPU a power of 2 puts the weights of a lane into one cache set; a GPU wants thousands.
 LIGHT = 64  # numbers of 32 bits of a candidate up to which it is light
 LANES = {"cpu": (768, 320)}  # of light candidates, and of others
 OTHER_LANES = (8192, 8192)
@@ -36,12 +36,15 @@ TAIL, LEFT = 10, 5  # ... once as many as 5 times these, half of the lanes, live
 TAIL_EQUATIONS = 2000  # of a simulator's program, beyond which to compile it twice costs more than idle lanes
 
 
+Carry = tuple[LaneStates, tuple[Array, ...]]  # the lanes, and sums over the observations
+
+
 class RolloutConfig(NamedTuple):
     """How the loop is laid out. None of it changes a return or a length; the moments of the observations are sums in
     another order, and differ in their last bits."""
 
     lanes: int | None = None  # simulated at once on one device, rounded up to a multiple of WIDTH; None: LANES
-    idle: float | None = None  # share of lane steps that may wait for the next pair; None: IDLE
+    idle: float | None = None  # fraction of lane steps that may wait for the next pair; None: IDLE
     tail: int | None = None  # lanes for the last episodes, rounded up likewise; 0: all; None: by device and simulator
 
 
@@ -97,7 +100,9 @@ def rollout(
     # Not fused with the simulator that reads the action (measured: 15 to 30 % more steps per second).
     act = outlined(policy.act_deployed)
 
-    def step(own: PyTree, _: Array, carry: tuple[LaneStates, tuple[Array, ...]]) -> tuple[LaneStates, tuple[Array, ...]]:
+    def step(
+        own: PyTree, _: Array, carry: tuple[LaneStates, tuple[Array, ...]]
+    ) -> tuple[LaneStates, tuple[Array, ...]]:
         lanes, moments = carry
         out = vstep(lanes.state, act(own, lanes.obs))
         length = lanes.length + lanes.alive
@@ -158,7 +163,7 @@ def _simulate(
         loop, source, leave: where it stands, what there is to take, and when to end.
         weights_of: pairs (L,) -> what the policy needs on these lanes.
         step: (that, number of the step, (lanes, moments)) -> lanes, moments.
-        idle: share of the lane steps that may wait for the next pair.
+        idle: fraction of the lane steps that may wait for the next pair.
     """
     width = loop.lanes.alive.shape[0]
 

@@ -14,7 +14,7 @@ from polystep_rl.processes import from_leader, leads, processes
 from polystep_rl.records.checkpoint import load_tree, save_tree
 from polystep_rl.records.folder import RunDir
 from polystep_rl.settings.run import TrainConfig, to_plain
-from polystep_rl.training.state import Progress, Budget
+from polystep_rl.training.state import Budget, Progress
 from polystep_rl.types import Env, HostEnv
 
 

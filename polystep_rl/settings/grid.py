@@ -8,8 +8,9 @@ import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 import yaml
 
 from polystep_rl.errors import ConfigError
@@ -29,7 +30,7 @@ class Grid(Config):
     """Environments."""
     algos: tuple[str, ...] = ("polystep", "open_es", "cma_es", "eggroll")
     """Algorithms."""
-    policies: tuple[Precision, ...] = ("binary",)
+    policies: Annotated[tuple[Precision, ...], tyro.conf.arg(aliases=("--precisions",))] = ("binary",)
     """Precisions of the policy."""
     seeds: Count = 5
     """Seeds of each cell."""

@@ -37,7 +37,7 @@ class TrainConfig(Config):
     """Environment id, or module:ClassName of your own."""
     algo: str = "polystep"
     """The algorithm: polystep, open_es, cma_es, eggroll, ppo, ..., or the class name of one of evosax's."""
-    policy: Precision = "binary"
+    policy: Annotated[Precision, tyro.conf.arg(aliases=("--precision",))] = "binary"
     """Precision of the policy."""
     preset: str = "tuned"
     """Where defaults come from: tuned, compare (for short budgets, see docs/compare.md), repair (from a given policy;
@@ -48,7 +48,7 @@ class TrainConfig(Config):
     """Units of the hidden layers; none is a linear policy."""
     weight_copies: Count = 1
     """With a binary policy: one-bit weights for each input of a layer; 4 sum to one of -4, -2, 0, 2 and 4."""
-    structure: Literal["none", "gait"] = "none"
+    structure: Annotated[Literal["none", "gait"], tyro.conf.arg(aliases=("--sides",))] = "none"
     """gait: both legs of a walking robot share one network, which sees its own leg's phase; none: a plain network."""
     simulator: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
     """What simulates: auto takes the first of the others that has the environment. Gradient methods train in Gymnasium

@@ -14,11 +14,11 @@ import jax
 from polystep_rl.processes import agreed
 from polystep_rl.training.programs import programs
 from polystep_rl.training.state import (
+    Budget,
     Observer,
     Progress,
     Result,
     Row,
-    Budget,
     Streams,
     book,
     book_evaluation,

@@ -21,12 +21,12 @@ from polystep_rl.rollout.score import MAX_STEPS
 from polystep_rl.training.programs import has_structure
 from polystep_rl.training.seed_programs import chunk_function, merged_evaluator, taken
 from polystep_rl.training.state import (
+    Budget,
     Limits,
     Observer,
     Progress,
     Result,
     Row,
-    Budget,
     Streams,
     book,
     book_evaluation,

@@ -15,7 +15,7 @@ from polystep_rl.settings.run import to_plain
 from polystep_rl.training import loop
 from polystep_rl.training.programs import initial_progress
 from polystep_rl.training.seeds import Seed, train_seeds
-from polystep_rl.training.state import Observer, Row, Budget
+from polystep_rl.training.state import Budget, Observer, Row
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
 SEARCHES = [algo for algo in ALGORITHMS if algo not in GRADIENT]

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from polystep_rl.processes import agreed, everyone, from_leader, joined_parts, own_copy, same_everywhere, part_of
+from polystep_rl.processes import agreed, everyone, from_leader, joined_parts, own_copy, part_of, same_everywhere
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
 from processes import free_port

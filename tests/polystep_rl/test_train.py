@@ -21,7 +21,7 @@ from polystep_rl.settings.run import SearchConfig
 from polystep_rl.training import loop
 from polystep_rl.training.loop import train
 from polystep_rl.training.programs import initial_progress
-from polystep_rl.training.state import Observer, Progress, Result, Row, Budget, streams
+from polystep_rl.training.state import Budget, Observer, Progress, Result, Row, streams
 from polystep_rl.types import Evaluation, Evaluator, Proposal, Strategy
 
 SEARCH = SearchConfig(subspace_size=8, particle_dim=8, epsilon=0.2, step_radius=1.0, probe_radius=2.0, episodes=8)
