@@ -52,7 +52,7 @@ from polystep_rl.settings.presets import preset
 from polystep_rl.training import loop
 from polystep_rl.training.programs import initial_progress
 from polystep_rl.training.seeds import Seed, train_seeds
-from polystep_rl.training.state import Progress, Budget
+from polystep_rl.training.state import Budget, Progress
 
 ENV, PRECISION, RETURN = "Acrobot-v1", "binary", -85.0
 FASTER, SECONDS, SCALING = 200, 5.0, 1.8  # bars: times the peer, to the first generation, times one device
