@@ -29,7 +29,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import COMMAND, finished, run_configs
-from _curves import Curve, draw, panels
+from _curves import Curve, draw, logarithmic, panels
 
 from polystep_rl.analysis import palette
 from polystep_rl.analysis.results import record
@@ -146,7 +146,7 @@ def draw_precisions(curves: dict[str, list[Curve]], path: Path) -> None:
             grid = np.geomspace(max(steps[0] for steps, _ in seeds), max(steps[-1] for steps, _ in seeds), 200)
             median = np.median([np.interp(grid, steps, returns) for steps, returns in seeds], axis=0)
             draw(axes, f"{precision} ({len(seeds)} seeds)", LOOKS[precision], (grid, median), seeds)
-        axes.set_xscale("log")
+        logarithmic(axes)
     path.with_suffix(".svg").unlink()  # it is shown as PNG
 
 

@@ -29,7 +29,7 @@ from _common import write_record
 
 from polystep_rl.errors import ConfigError
 from polystep_rl.machine import setup_jax
-from polystep_rl.runs.judging import close, make_evaluator
+from polystep_rl.runs.judging import make_evaluator
 from polystep_rl.runs.load import load_run
 from polystep_rl.search.shaping import centred_ranks
 from polystep_rl.types import Key
@@ -133,7 +133,7 @@ def main(args: Args) -> None:
             )
             rows.append(row._asdict())
     finally:
-        close(evaluate)
+        evaluate.close()
     write_record(args.json, {"run": str(args.run), "pairs": args.pairs, "rows": rows})
 
 

@@ -160,7 +160,7 @@ def picture(found: dict[str, list[Run]], stem: Path) -> None:
 
     envs = list(dict.fromkeys(label.partition("/")[0] for label in found))
     y_label = "evaluation return of the centre"
-    with panels(envs, stem, "env steps", y_label, (5 * len(envs), 4.6)) as row:
+    with panels(envs, stem, "env steps", y_label, (5 * len(envs), 4.6), legend=7) as row:
         for axes, env in zip(row, envs, strict=True):
             mine = {label: runs for label, runs in found.items() if label.startswith(f"{env}/")}
             best = sorted(mine, key=lambda name: -_final(mine[name]))
