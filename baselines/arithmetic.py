@@ -9,11 +9,7 @@ import numpy as np
 
 from polystep_rl.types import Params, PolicySpec
 
-# Constants of the policy arithmetic (polystep_rl.policies); a test compares them.
-QMAX = 127
-INPUT_UNIT = 32
-WEIGHT_UNIT = 32
-INPUT_LIMIT = 1e6
+INPUT_LIMIT = 1e6  # of an observation in units of its scale, beyond which float32 lanes would not be exact
 
 
 class LayerLike(Protocol):

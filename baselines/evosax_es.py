@@ -6,7 +6,6 @@ same keys and costs the centre is the one that evosax driven by hand has (tested
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from polystep_rl.baselines.optimisers import Settings, adam, schedule
+from polystep_rl.errors import did_you_mean
 from polystep_rl.types import Array, Info, Key, Params, Proposal, Strategy
 
 Make = Callable[[Params], Any]  # a solution -> an evosax algorithm
@@ -66,8 +66,7 @@ def find_class(name: str) -> type:
     if name in REFUSED:
         raise ValueError(f"evosax's {name} {REFUSED[name]}, which a Strategy does not; choose another algorithm")
     if name not in _classes():
-        close = difflib.get_close_matches(name, class_names(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(class_names())}"
+        hint = did_you_mean(name, class_names(), f"expected one of {', '.join(class_names())}")
         raise ValueError(f"evosax has no algorithm {name!r}: {hint}")
     return _classes()[name]
 

@@ -83,7 +83,7 @@ def _play(env: HostEnv, lanes: Lanes, seeds: tuple[int, int]) -> list[list[tuple
         ticks = lanes.recv(0)
         begin = np.full(2, -1)
         if ticks.lost.any():
-            raise ValueError(f"{env.spec.id}: it failed: {getattr(lanes, 'last_fault', 'its simulator died')}")
+            raise ValueError(f"{env.spec.id}: it failed: {lanes.last_fault or 'its simulator died'}")
         if ticks.obs.shape[1:] != env.spec.observation_space.shape or not np.isfinite(ticks.obs).all():
             raise ValueError(f"{env.spec.id}: an observation must be {env.spec.observation_space.shape} and finite")
         if not np.isfinite(ticks.reward).all():

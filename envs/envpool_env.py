@@ -9,7 +9,6 @@ run meets others than one that was not stopped.
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import warnings
 from collections.abc import Mapping
@@ -20,10 +19,10 @@ from gymnasium import spaces
 
 from polystep_rl.envs.robots.locomotion import PRIVILEGED, measured
 from polystep_rl.envs.robots.playground_models import ROBOTS, tree_without_visuals
+from polystep_rl.errors import did_you_mean
 from polystep_rl.machine import usable_cores
-from polystep_rl.types import TERM, EnvSpec, Ticks
+from polystep_rl.types import MAX_RESET_SEED, TERM, EnvSpec, Ticks
 
-MAX_SEED = 2**31 - 1
 PLAYGROUND = "MuJoCoPlayground/"  # a second name of every task that comes from there
 OURS = ("num_envs", "batch_size", "num_threads", "seed", "env_seed")  # options that the pool of lanes sets itself
 
@@ -95,7 +94,8 @@ class EnvPoolEnv:
     """
 
     simulator = "envpool"
-    measures = False  # whether ticks carry metrics
+    measures = True
+    tells = False  # whether ticks carry the metrics
 
     def __init__(
         self,
@@ -107,12 +107,11 @@ class EnvPoolEnv:
         self.crn = crn
         if not envpool_ids():
             raise ValueError(
-                "EnvPool is not installed: pip install 'polystep-rl[envpool]', or give --simulator gymnasium"
+                "EnvPool is not installed: pip install 'polystep-rl[envpool]', or give `simulator` gymnasium"
             )
         self._id = envpool_id(env_id)
         if self._id not in envpool_ids():
-            close = difflib.get_close_matches(env_id, envpool_ids(), n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else "give --simulator gymnasium"
+            hint = did_you_mean(env_id, envpool_ids(), "give `simulator` gymnasium", most=3, quoted=False)
             raise ValueError(f"EnvPool has no environment {env_id!r}: {hint}")
         self._options = dict(env_kwargs or {})
         if max_episode_steps is not None:
@@ -125,8 +124,7 @@ class EnvPoolEnv:
                     f"EnvPool's option {name!r} cannot be given: lanes and seeds are set by the evaluation"
                 )
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
+                hint = did_you_mean(name, known, f"it has {', '.join(sorted(known))}")
                 raise ValueError(f"EnvPool's {env_id} has no option {name!r}: {hint}")
         if self.of_playground and self._id.removeprefix(PLAYGROUND).startswith(ROBOTS):
             self._options.setdefault("base_path", tree_without_visuals(known["base_path"]))
@@ -141,7 +139,7 @@ class EnvPoolEnv:
     def measuring(self) -> EnvPoolEnv:
         """The same environment, whose ticks carry what `locomotion.measured` reads."""
         env = copy.copy(self)
-        env.measures = True
+        env.tells = True
         return env
 
     @property
@@ -198,6 +196,7 @@ class EnvPoolLanes:
     """
 
     faults = 0
+    last_fault = ""
 
     def __init__(self, env: EnvPoolEnv, width: int, groups: int, seed: int) -> None:
         self.width, self.groups, self.together = width, groups, env.crn
@@ -205,7 +204,7 @@ class EnvPoolLanes:
         self._pools: list[Any] = [None] * groups
         self._place = np.tile(np.arange(width, dtype=np.int32), (groups, 1))  # of a lane in its pool
         if not env.crn:
-            seeds = np.random.SeedSequence(seed).generate_state(groups).astype(np.int64) % MAX_SEED
+            seeds = np.random.SeedSequence(seed).generate_state(groups).astype(np.int64) % MAX_RESET_SEED
             self._pools = [self._make(width, seed=int(s)) for s in seeds]
         # A new lane begins, and one that has finished an episode goes on, with a reset, whatever it is sent.
         self._over = np.ones((groups, width), bool)
@@ -288,7 +287,7 @@ class EnvPoolLanes:
     def _measured(self, state: list[np.ndarray]) -> dict[str, np.ndarray]:
         """What is measured beside the observation, where that was asked for."""
         at = self._env.state
-        if not self._env.measures or at.privileged is None:
+        if not self._env.tells or at.privileged is None:
             return {}
         terms = {TERM + name: state[i] for name, i in at.terms.items()}
         return measured(self._env.spec.id, state[at.privileged]) | terms

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
@@ -15,6 +14,7 @@ from typing import Any
 import gymnasium
 import jax
 
+from polystep_rl.errors import did_you_mean
 from polystep_rl.machine import usable_cores
 from polystep_rl.types import Env, HostEnv
 
@@ -84,7 +84,7 @@ def make(env_id: str, **kwargs: Any) -> Env:
         raise ValueError(f"environment {env_id!r} cannot be made from these arguments: {error}") from None
     env = factory(**kwargs)
     if isinstance(env, gymnasium.Env):  # it has a spec, reset and step, too
-        raise ValueError(f"{env_id!r} is a gymnasium.Env, not written in JAX: give --simulator gymnasium")
+        raise ValueError(f"{env_id!r} is a gymnasium.Env, not written in JAX: give `simulator` gymnasium")
     if not isinstance(env, Env):
         raise ValueError(f"{env_id!r} gave a {type(env).__name__}, which lacks spec, reset or step (types.Env)")
     return env
@@ -120,7 +120,7 @@ def make_any(
         raise ValueError(f"simulator {simulator!r}: expected one of {', '.join(SIMULATORS)}")
     chosen = _choose(env_id, env_kwargs or {}, bool(wrappers)) if simulator == "auto" else simulator
     if chosen != "gymnasium" and wrappers:
-        raise ValueError(f"--wrapper needs --simulator gymnasium: {chosen} has no wrappers")
+        raise ValueError(f"`wrapper` needs `simulator` gymnasium: {chosen} has no wrappers")
     count = _worker_count(workers)
     if chosen == "jax":
         _no_workers(workers, chosen)
@@ -146,7 +146,7 @@ def make_any(
 
 def _no_workers(workers: str, simulator: str) -> None:
     if workers not in ("auto", "0"):
-        raise ValueError(f"--workers {workers} needs --simulator gymnasium: {simulator} has no worker processes")
+        raise ValueError(f"`workers` {workers} needs `simulator` gymnasium: {simulator} has no worker processes")
 
 
 def _worker_count(workers: str) -> int | str:
@@ -157,7 +157,7 @@ def _worker_count(workers: str) -> int | str:
     if workers.partition(":")[0] == "ray":
         return workers
     if not workers.isdecimal():
-        raise ValueError(f"--workers {workers}: expected auto, 0 (this process) or a number of processes, or ray")
+        raise ValueError(f"`workers` {workers}: expected auto, 0 (this process) or a number of processes, or ray")
     return int(workers)
 
 
@@ -166,7 +166,7 @@ class _Shortened:
 
     def __init__(self, env: Env, horizon: int) -> None:
         if horizon < 1:
-            raise ValueError(f"--max-episode-steps {horizon}: expected at least 1")
+            raise ValueError(f"`max_episode_steps` {horizon}: expected at least 1")
         self.spec = env.spec._replace(horizon=horizon)
         self.reset, self.step = env.reset, env.step
 
@@ -213,9 +213,8 @@ def _of_playground(env_id: str) -> bool:
 
 
 def _unknown(env_id: str) -> str:
-    by_lower = {known.lower(): known for known in registered_ids()}
-    close = [by_lower[known] for known in difflib.get_close_matches(env_id.lower(), by_lower, n=3, cutoff=0.4)]
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known ids: {', '.join(registered_ids())}"
+    otherwise = f"known ids: {', '.join(registered_ids())}"
+    hint = did_you_mean(env_id, registered_ids(), otherwise, most=3, cutoff=0.4, quoted=False)
     return f"unknown environment {env_id!r}: {hint}"
 
 
@@ -231,8 +230,7 @@ def _load(path: str) -> Factory:
     try:
         factory = getattr(module, attribute)
     except AttributeError:
-        close = difflib.get_close_matches(attribute, vars(module), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(attribute, vars(module), before="; ", quoted=False)
         raise ValueError(f"module {module_name!r} has no {attribute!r}{hint}") from None
     if not callable(factory):
         raise ValueError(f"{path!r} is a {type(factory).__name__}, not a class or a function")

@@ -9,31 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polystep_rl.policies.convert import ForeignMLP, from_foreign, load_foreign
-    from polystep_rl.policies.deployed import INPUT, frozen, integers
+    from polystep_rl.policies.deployed import frozen, integers
     from polystep_rl.policies.io import PolicyFileError, SavedPolicy, load_policy, save_policy
     from polystep_rl.policies.layers import sign_pm1
     from polystep_rl.policies.mlp import make_policy, mlp_policy
-    from polystep_rl.policies.precision import PRECISIONS, bounds
+    from polystep_rl.policies.precision import bounds
     from polystep_rl.policies.quantise.post_training import Quantised, agreement, quantise
     from polystep_rl.policies.runtime import NumpyPolicy
 
 _MODULES = {
     "convert": ("ForeignMLP", "from_foreign", "load_foreign"),
-    "deployed": ("INPUT", "frozen", "integers"),
+    "deployed": ("frozen", "integers"),
     "io": ("PolicyFileError", "SavedPolicy", "load_policy", "save_policy"),
     "layers": ("sign_pm1",),
     "mlp": ("make_policy", "mlp_policy"),
     "quantise.post_training": ("Quantised", "agreement", "quantise"),
-    "precision": ("PRECISIONS", "bounds"),
+    "precision": ("bounds",),
     "runtime": ("NumpyPolicy",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "INPUT",
     "ForeignMLP",
     "NumpyPolicy",
-    "PRECISIONS",
     "PolicyFileError",
     "Quantised",
     "SavedPolicy",

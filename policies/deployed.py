@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from polystep_rl.policies import precision
-from polystep_rl.policies.precision import QMAX, LayerPlan
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.policies.precision import LayerPlan
+from polystep_rl.types import INPUT, INTEGER_PRECISIONS, QMAX, Params, PolicySpec
 
-INPUT = "input"  # beside the layers: {"offset": (o,), "scale": (o,)}, which then count instead of the specification's
 INPUT_LIMIT = 1e6  # float policies cut the normalised observation here, so that an infinite one gives an action too
 
 
@@ -33,7 +32,7 @@ def frozen(spec: PolicySpec, params: Params) -> tuple[PolicySpec, Params]:
 
 def deployed(spec: PolicySpec, params: Params) -> dict[str, Any]:
     """`integers` of an int8 or binary policy, `floats` of the others."""
-    return (integers if spec.precision in precision.INTEGER_PRECISIONS else floats)(spec, params)
+    return (integers if spec.precision in INTEGER_PRECISIONS else floats)(spec, params)
 
 
 def integers(spec: PolicySpec, params: Params) -> dict[str, Any]:
@@ -60,10 +59,8 @@ def integers(spec: PolicySpec, params: Params) -> dict[str, Any]:
         ValueError: the policy is not an integer one.
     """
     spec, params = frozen(spec, params)
-    if spec.precision not in precision.INTEGER_PRECISIONS:
-        raise ValueError(
-            f"a {spec.precision} policy has no integers: only {', '.join(precision.INTEGER_PRECISIONS)} do"
-        )
+    if spec.precision not in INTEGER_PRECISIONS:
+        raise ValueError(f"a {spec.precision} policy has no integers: only {', '.join(INTEGER_PRECISIONS)} do")
     inputs = precision.input_plan(spec)
     described = []
     for index, layer in enumerate(precision.plan(spec)):
@@ -122,7 +119,7 @@ def floats(spec: PolicySpec, params: Params) -> dict[str, Any]:
         ValueError: the policy is an integer one.
     """
     spec, params = frozen(spec, params)
-    if spec.precision in precision.INTEGER_PRECISIONS:
+    if spec.precision in INTEGER_PRECISIONS:
         raise ValueError(f"a {spec.precision} policy has integers, not floats")
     rounds = "round_" if spec.precision == "int8-act" else ""
     hidden = "sign" if spec.precision == "binary-act" else rounds + spec.activation

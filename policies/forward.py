@@ -11,17 +11,9 @@ from typing import Any
 import numpy as np
 
 from polystep_rl.policies.deployed import INPUT_LIMIT, integer_weights
-from polystep_rl.policies.precision import (
-    INPUT_UNIT,
-    QMAX,
-    LayerPlan,
-    bias_gain,
-    input_plan,
-    layer_sizes,
-    tanh_table,
-)
+from polystep_rl.policies.precision import LayerPlan, bias_gain, input_plan, layer_sizes, tanh_table
 from polystep_rl.policies.sides import features, first, integer_features
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.types import INPUT_UNIT, QMAX, Params, PolicySpec
 
 
 def finite(observations: np.ndarray, size: int) -> np.ndarray:

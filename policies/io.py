@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,6 +18,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from polystep_rl.files import finite, plain, write_atomic
 from polystep_rl.policies.deployed import frozen
 from polystep_rl.policies.precision import check_spec, layer_sizes
 from polystep_rl.types import Params, PolicySpec, Sides
@@ -61,13 +60,13 @@ def save_policy(path: str | os.PathLike[str], spec: PolicySpec, params: Params, 
         _check_shapes(spec, tensors)
     except ValueError as error:
         raise ValueError(f"{stem}: not saved: {error}") from None
-    plain = _plain(spec._asdict())
-    document = {"format": FORMAT, "version": VERSION, "spec": plain, "meta": _plain(meta)}
+    described = {"spec": spec._asdict(), "meta": meta}
+    document = {"format": FORMAT, "version": VERSION, **finite(plain(described, _refused))}
     document["params_sha256"] = _params_digest(tensors)
     document["sha256"] = _document_digest(document)
     text = json.dumps(document, indent=2, allow_nan=False)
-    _write(stem.with_name(stem.name + ".safetensors"), safetensors.numpy.save(tensors, metadata={"policy": text}))
-    _write(stem.with_name(stem.name + ".json"), text.encode() + b"\n")
+    write_atomic(stem.with_name(stem.name + ".safetensors"), safetensors.numpy.save(tensors, metadata={"policy": text}))
+    write_atomic(stem.with_name(stem.name + ".json"), text.encode() + b"\n")
     return stem
 
 
@@ -148,43 +147,7 @@ def _read(path: Path) -> bytes:
         _fail(path, f"cannot be read ({error.strerror})")
 
 
-def _write(path: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON can hold it."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, (str, bool)) or value is None:
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, int):
-        return value
+def _refused(value: Any) -> None:
     raise ValueError(f"cannot write a {type(value).__name__} to JSON")
 
 

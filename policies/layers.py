@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from polystep_rl.policies.precision import QMAX
+from polystep_rl.types import QMAX
 from polystep_rl.xla import outlined
 
 UNROLL = 64  # fan-in up to which the chain is written out; above, a loop over blocks of BLOCK keeps compiling quick

@@ -22,9 +22,21 @@ from gymnasium import spaces
 from polystep_rl.policies import layers, precision
 from polystep_rl.policies.deployed import INPUT, INPUT_LIMIT, floats32
 from polystep_rl.policies.layers import sign_pm1
-from polystep_rl.policies.precision import INPUT_UNIT, QMAX
 from polystep_rl.policies.sides import features, first, integer_features, joined
-from polystep_rl.types import Array, EnvSpec, Key, Params, Policy, PolicySpec, PyTree, Sides, Structured
+from polystep_rl.types import (
+    INPUT_UNIT,
+    INTEGER_PRECISIONS,
+    QMAX,
+    Array,
+    EnvSpec,
+    Key,
+    Params,
+    Policy,
+    PolicySpec,
+    PyTree,
+    Sides,
+    Structured,
+)
 from polystep_rl.xla import outlined
 
 Functions = tuple[Callable[..., Any], ...]  # deploy, act_deployed, act_structured where there is one
@@ -89,7 +101,7 @@ def _head(env_spec: EnvSpec) -> tuple[str, int, tuple[float, ...], tuple[float, 
 def mlp_policy(spec: PolicySpec) -> Policy:
     """The policy that a specification describes. Raises a one-line ValueError where the specification is wrong."""
     precision.check_spec(spec)
-    integer = spec.precision in precision.INTEGER_PRECISIONS
+    integer = spec.precision in INTEGER_PRECISIONS
     deploy, forward, *structured = _integer_functions(spec) if integer else _float_functions(spec)
     # jit, inlined into any caller's: XLA fuses multiply-adds, and so an eager call is the same function as a traced one
     deploy, forward = jax.jit(deploy, inline=True), jax.jit(forward, inline=True)

@@ -26,25 +26,20 @@ maps that deviation to 96, so that a hidden unit saturates at 1.3 deviations: th
 
 from __future__ import annotations
 
-import difflib
 import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from polystep_rl.errors import did_you_mean
 from polystep_rl.policies.sides import check_sides, meeting, side_inputs
-from polystep_rl.types import PolicySpec
+from polystep_rl.types import INPUT_UNIT, INTEGER_PRECISIONS, PRECISIONS, QMAX, WEIGHT_UNIT, PolicySpec
 
-PRECISIONS = ("float32", "int8", "binary", "int8-act", "binary-act")
-INTEGER_PRECISIONS = ("int8", "binary")
 HEADS = ("discrete", "box", "multidiscrete")
 ACTIVATIONS = ("tanh", "relu")
 SQUASHES = ("tanh", "clip", "table")
 
-QMAX = 127  # int8 is used symmetrically: -128 never occurs
-INPUT_UNIT = 32  # integer value of the normalised observation x = 1
-WEIGHT_UNIT = 32  # integer value of the int8 weight latent 1
 REQUANT_STD = 96  # integer value of one accumulator standard deviation after an int8 requantisation
 TABLE_STD = 48  # the same before a table of tanh, which then spans 2.6 deviations
 HIDDEN_RMS = {"tanh": 80, "relu": 57}  # root mean square of N(0, 96) cut to [-127, 127] or to [0, 127]
@@ -152,8 +147,8 @@ def check_precision(name: str) -> str:
     """Return ``name``, or raise a one-line ValueError that gives the closest known precision."""
     if name in PRECISIONS:
         return name
-    close = difflib.get_close_matches(str(name), PRECISIONS, n=1, cutoff=0.0)[0]
-    raise ValueError(f"unknown precision {name!r}: did you mean {close!r}? Known: {', '.join(PRECISIONS)}")
+    hint = did_you_mean(str(name), PRECISIONS, cutoff=0.0)
+    raise ValueError(f"unknown precision {name!r}: {hint} Known: {', '.join(PRECISIONS)}")
 
 
 def check_spec(spec: PolicySpec) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
@@ -18,9 +18,37 @@ class SettingsFileError(ConfigError):
     """A file of settings that cannot be read, or is damaged."""
 
 
-def _suggest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def did_you_mean(
+    name: str,
+    known: Iterable[str],
+    otherwise: str = "",
+    *,
+    most: int = 1,
+    cutoff: float = 0.6,
+    before: str = "",
+    quoted: bool = True,
+) -> str:
+    """The hint of a message about an unknown name: "did you mean 'x'?", or another text where nothing is close.
+
+    Args:
+        name: as it was given; its case does not count.
+        known: the names that there are.
+        otherwise: the hint where none of them is close.
+        most: names that are suggested.
+        cutoff: 0 to 1, how alike they must be; 0 always finds one.
+        before: stands before a hint that is found.
+        quoted: whether the names have quotation marks.
+    """
+    by_lower = {str(x).lower(): str(x) for x in known}
+    close = [by_lower[x] for x in difflib.get_close_matches(name.lower(), by_lower, n=most, cutoff=cutoff)]
+    said = " or ".join(map(repr if quoted else str, close))
+    return f"{before}did you mean {said}?" if close else otherwise
+
+
+def in_brackets(name: str, known: Iterable[str]) -> str:
+    """The hint as an addition to a sentence: " (did you mean 'x'?)", or nothing."""
+    hint = did_you_mean(name, known)
+    return f" ({hint})" if hint else ""
 
 
 # --- simulators on the host --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,26 @@ def safe_name(text: str) -> str:
     return re.sub(r"_{2,}", "_", name).strip("-._")[:60] or "unnamed"
 
 
-def plain(value: Any) -> Any:
-    """``value`` in the types that YAML and JSON share: named tuples and dataclasses become mappings, arrays lists."""
+def plain(value: Any, unknown: Callable[[Any], Any] = str) -> Any:
+    """``value`` in the types that YAML and JSON share: named tuples and dataclasses become mappings, arrays lists.
+
+    Args:
+        value: anything.
+        unknown: what becomes of other types, and may raise.
+    """
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, unknown) for key, item in value.items()}
     if hasattr(value, "_asdict"):
-        return plain(value._asdict())
+        return plain(value._asdict(), unknown)
     if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+        return {name: plain(getattr(value, name), unknown) for name in value.__dataclass_fields__}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+        return [plain(item, unknown) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return str(value)
+        return plain(value.tolist(), unknown)
+    return os.fspath(value) if isinstance(value, os.PathLike) else unknown(value)
 
 
 def finite(value: Any) -> Any:
@@ -47,7 +52,6 @@ def finite(value: Any) -> Any:
 _counter = itertools.count()
 
 
-# --- files -------------------------------------------------------------------------------------------------------
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Replace ``path`` by ``data`` so that a reader, or a crash at any moment, sees the old file or the whole new one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,12 +10,36 @@ import numpy as np
 
 from polystep_rl.types import Array, Moments
 
-GRID = (
-    32.0  # an integer policy resolves 1 / 32 of a scale: offsets sit on that grid, so that rounding agrees everywhere
-)
+# An integer policy resolves 1 / 32 of a scale: offsets sit on that grid, so that rounding agrees everywhere.
+GRID = 32.0
+LEAST = 1e-6  # a deviation below this fraction of the mean's size is rounding, not variation
 
 
-LEAST = 1e-6  # a deviation below this share of the mean's size is rounding, not variation
+def moments_of(rows: np.ndarray) -> Moments:
+    """Moments of observations (n, o), n at least 1; NumPy, float64."""
+    x = np.asarray(rows, np.float64)
+    mean = x.mean(axis=0)
+    found: Any = (np.float64(len(x)), mean, ((x - mean) ** 2).sum(axis=0))
+    return Moments(*found)
+
+
+def moments_of_sums(count: Any, sums: Any, offset: Any, larger: Callable[[Any, Any], Any]) -> Moments:
+    """Moments from the sums of x and x * x over ``count`` observations, x = obs - offset, of JAX or of NumPy.
+
+    Args:
+        count: () in the dtype of the sums.
+        sums: of x and of x * x, (o,) each.
+        offset: (o,), which keeps the sums small.
+        larger: the maximum of two, `numpy.maximum` or `jax.numpy.maximum`.
+    """
+    first, second = sums
+    mean = first / larger(count, 1)
+    return Moments(count, offset + mean, larger(second - count * mean * mean, 0))  # rounding, below 0
+
+
+def varied(deviation: Any, mean: Any) -> Any:
+    """Whether a standard deviation is more than rounding of numbers of that mean, elementwise."""
+    return deviation > LEAST * (1 + abs(mean))
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -38,8 +63,7 @@ def input_scales(moments: Moments, unit: float = 1.0) -> dict[str, Array]:
         varied has scale 1.
     """
     std = jnp.sqrt(moments.m2 / jnp.maximum(moments.weight, 1))
-    varied = std > LEAST * (1 + jnp.abs(moments.mean))
-    scale = (jnp.where(varied, std, 1.0) * unit).astype(jnp.float32)
+    scale = (jnp.where(varied(std, moments.mean), std, 1.0) * unit).astype(jnp.float32)
     offset = jnp.rint(moments.mean * (GRID / scale)) * (scale / GRID)
     return {"offset": offset.astype(jnp.float32), "scale": scale}
 
@@ -62,9 +86,7 @@ class RunningScales:
         rows = np.asarray(obs, np.float64)
         rows = rows[np.isfinite(rows).all(axis=1)]
         if len(rows):
-            mean = rows.mean(axis=0)
-            seen: Any = (np.float64(len(rows)), mean, ((rows - mean) ** 2).sum(axis=0))  # NumPy's, in float64
-            self.moments = merge(self.moments, Moments(*seen))
+            self.moments = merge(self.moments, moments_of(rows))
 
     def scales(self) -> dict[str, np.ndarray]:
         """As `input_scales` has them: {"offset": (o,), "scale": (o,)}, NumPy float32."""

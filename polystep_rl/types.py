@@ -8,7 +8,7 @@ Axis letters, the same everywhere: ``n`` candidates, ``r`` episodes per candidat
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,20 @@ PyTree = Any
 Params = PyTree
 State = PyTree
 Info = dict[str, Array]
+
+
+# Precisions of a policy; those of `INTEGER_PRECISIONS` are defined by integer arithmetic.
+Precision = Literal["float32", "int8", "binary", "int8-act", "binary-act"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+INTEGER_PRECISIONS = ("int8", "binary")
+QMAX = 127  # int8 is used symmetrically: -128 never occurs
+INPUT_UNIT = 32  # integer value of the normalised observation x = 1
+WEIGHT_UNIT = 32  # integer value of the int8 weight latent 1
+# Beside the layers among the parameters of a policy: {"offset": (o,), "scale": (o,)}, its own input scales.
+INPUT = "input"
+
+MAX_SEED = 2**32 - 1  # of a run; beyond it, jax.random.key gives the same stream to many seeds
+MAX_RESET_SEED = 2**31 - 1  # of a simulator, at a reset
 
 
 # --- search ------------------------------------------------------------------------------------------------------
@@ -193,6 +207,7 @@ class Lanes(Protocol):
     groups: int
     width: int
     faults: int  # simulators that died and were replaced so far
+    last_fault: str  # why the simulator that was replaced last had died; "" where none was
     together: bool  # the lanes of a group can only be reset all at once, when none of them is in an episode
 
     def send(self, group: int, lanes: np.ndarray, actions: np.ndarray, seeds: np.ndarray) -> None:
@@ -222,12 +237,17 @@ class HostEnv(Protocol):
     spec: EnvSpec  # flat Box observations; Discrete from 0, bounded flat Box or MultiDiscrete actions
     simulator: str  # gymnasium | envpool
     crn: bool  # whether a reset honours its seed, so that all candidates can meet the same episodes
+    measures: bool  # whether ticks can bring metrics
 
     def lanes(self, width: int, groups: int, seed: int) -> Lanes:
         """A new pool of ``groups`` x ``width`` lanes, or of as many in fewer groups where taking turns does not pay.
 
         ``seed`` is that of simulators that cannot be seeded at a reset.
         """
+        ...
+
+    def measuring(self) -> HostEnv:
+        """The same environment, whose ticks bring all that it measures; itself where that is nothing."""
         ...
 
 

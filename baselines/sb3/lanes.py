@@ -12,10 +12,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from polystep_rl.errors import SimulatorError
-from polystep_rl.types import HostEnv, Lanes
+from polystep_rl.types import MAX_RESET_SEED, HostEnv, Lanes
 
 MAX_LOSSES = 5  # of one lane, no episode of which has ended in between
-MAX_SEED = 2**31 - 1
 
 
 class LanesVecEnv(VecEnv):
@@ -94,13 +93,13 @@ class LanesVecEnv(VecEnv):
         self._losses[over] = 0
         self._losses[lost] += 1
         if self._losses.max() >= MAX_LOSSES:
-            why = getattr(self._pool, "last_fault", "") or "its simulator died, or its rewards are not finite"
+            why = self._pool.last_fault or "its simulator died, or its rewards are not finite"
             raise SimulatorError(f"an episode was lost {MAX_LOSSES} times in a row: {why}")
 
     def _begin(self, lanes: np.ndarray) -> None:
         """Begin an episode in some lanes, in those that are lost on the way once more."""
         while lanes.size:
-            seeds = np.array([self._streams[lane].integers(MAX_SEED) for lane in lanes], np.int64)
+            seeds = np.array([self._streams[lane].integers(MAX_RESET_SEED) for lane in lanes], np.int64)
             kind, shape = self.action_space.dtype, self.action_space.shape or ()
             self._asked(self._pool.send, 0, lanes, np.zeros((len(lanes), *shape), kind), seeds)
             ticks = self._asked(self._pool.recv, 0)

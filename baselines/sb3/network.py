@@ -37,11 +37,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polystep_rl.baselines.arithmetic import INPUT_LIMIT, INPUT_UNIT, QMAX, WEIGHT_UNIT, LayerLike, Static, layer_sizes
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.baselines.arithmetic import INPUT_LIMIT, LayerLike, Static, layer_sizes
+from polystep_rl.types import INPUT_UNIT, INTEGER_PRECISIONS, QMAX, WEIGHT_UNIT, Params, PolicySpec
 
 GRADIENTS = ("none", "ste")
-INTEGER_PRECISIONS = ("int8", "binary")
 LOWEST = {"requant": -QMAX, "requant_relu": 0}  # value of a requantised integer
 BIAS_INIT = 0.1
 BINARY_LIMIT = 1.0  # latents of binary weights are kept in [-1, 1] (BinaryConnect, arXiv:1511.00363)

@@ -8,7 +8,6 @@ Importing this module needs torch and stable-baselines3 (the extra ``baselines``
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -34,6 +33,7 @@ from polystep_rl.baselines.sb3.policies import (
     QuantisedTD3Policy,
 )
 from polystep_rl.baselines.sb3.watch import Watch
+from polystep_rl.errors import did_you_mean
 from polystep_rl.types import HostEnv, Params, PolicySpec
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "dqn": DQN, "sac": SAC, "td3": TD3}
@@ -139,8 +139,7 @@ def _arguments(algo: str, settings: Mapping[str, Any], actions: int) -> dict[str
     known = [name for name in names if name not in TAKEN]
     for name in settings:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown {algo} setting {name!r}: did you mean {close!r}?")
+            raise ValueError(f"unknown {algo} setting {name!r}: {did_you_mean(str(name), known, cutoff=0.0)}")
     arguments = dict(settings)
     for name in ("learning_rate", "clip_range") if arguments.pop("linear_decay", False) else ():
         if name in arguments:

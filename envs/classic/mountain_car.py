@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from polystep_rl.envs.classic import sincos
+from polystep_rl.envs.classic.trig import sincos
 from polystep_rl.types import Array, EnvSpec, Key, Step
 
 MIN_POSITION = -1.2  # m

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from polystep_rl.envs.classic import sincos
+from polystep_rl.envs.classic.trig import sincos
 from polystep_rl.types import Array, EnvSpec, Key, Step
 
 MASS = 1.0  # kg

@@ -37,6 +37,7 @@ class GymnasiumEnv:
 
     simulator = "gymnasium"
     crn = True  # reset(seed) gives the same episode again
+    measures = False
 
     def __init__(
         self,
@@ -70,11 +71,16 @@ class GymnasiumEnv:
             return RayLanes(self.recipe, self.spec, width, groups, ray_address(self.workers))
         return WorkerLanes(self.recipe, self.spec, width, groups, self.workers)
 
+    def measuring(self) -> GymnasiumEnv:
+        """The same environment: nothing more is measured."""
+        return self
+
 
 class InProcessLanes:
     """A pool in this process: ``send`` steps the lanes, one after another; one environment object per lane."""
 
     faults = 0  # what dies here takes the process with it
+    last_fault = ""
     together = False
 
     def __init__(self, recipe: Recipe, spec: EnvSpec, width: int, groups: int) -> None:
@@ -112,7 +118,7 @@ class InProcessLanes:
 def _spec(env: Any, env_id: str, max_episode_steps: int | None) -> EnvSpec:
     horizon = max_episode_steps or horizon_of(env)
     if horizon is None:
-        raise ValueError(f"environment {env_id!r} has no time limit of its own: give one with --max-episode-steps")
+        raise ValueError(f"environment {env_id!r} has no time limit of its own: give one with `max_episode_steps`")
     return EnvSpec(
         id=env_id,
         observation_space=flat_observations(env.observation_space)[0],

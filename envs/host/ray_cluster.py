@@ -29,7 +29,7 @@ def ray_address(workers: str) -> str:
     if name != "ray" or workers.endswith(":"):
         raise ValueError(f"workers {workers!r}: expected ray, ray:auto, ray:HOST:PORT or ray://HOST:PORT")
     if sys.modules.get("ray", ...) is None or importlib.util.find_spec("ray") is None:
-        raise ValueError(f"--workers {workers} needs Ray: pip install 'polystep-rl[ray]'")
+        raise ValueError(f"`workers` {workers} needs Ray: pip install 'polystep-rl[ray]'")
     return workers if address.startswith("//") else address
 
 

@@ -32,7 +32,6 @@ def _simulators() -> type:
 
     class Simulators:
         def __init__(self, path: list[str], env: dict[str, str], recipe: list[Any], obs_size: int) -> None:
-            import importlib.util
             import os
             import sys
             import warnings
@@ -43,13 +42,11 @@ def _simulators() -> type:
                 os.environ.update(env)  # before NumPy is imported
                 warnings.simplefilter("ignore")  # make_single has warned on the driver
                 sys.path.extend(entry for entry in path if entry not in sys.path)
-                package: Any = importlib.util.find_spec("polystep_rl.envs")  # does not import it
-                script = os.path.join(os.path.dirname(package.origin), "host", "worker_main.py")
-                spec: Any = importlib.util.spec_from_file_location("worker_main", script)
-                worker_main = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(worker_main)
-                self.envs = worker_main._env_set(recipe)
                 import numpy as np
+
+                from polystep_rl.envs.host.single import EnvSet, Recipe
+
+                self.envs = EnvSet(Recipe(*recipe))
 
                 self.beat = np.zeros((), np.int64)
             except BaseException as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import importlib
 import re
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 from gymnasium.envs.registration import find_highest_version, parse_env_id, registry
 
 from polystep_rl.envs.host.spaces import flat_observations, policy_actions
+from polystep_rl.errors import did_you_mean
 
 TERMINATED, TRUNCATED, LOST = 1, 2, 4  # bits of a flag
 _WRAPPER = re.compile(r"([\w.]+(?::\w+)?)\s*(?:\((.*)\))?", re.DOTALL)
@@ -179,8 +179,7 @@ def _resolve(path: str) -> tuple[str, Callable[..., Any] | None]:
         return path, factory
     if name in registry:
         return name, None
-    close = difflib.get_close_matches(name, [*vars(module), *registry], n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(name, [*vars(module), *registry], before="; ", quoted=False)
     raise ValueError(f"module {module_name!r} has no {name!r} and registers no environment of that name{hint}")
 
 
@@ -204,9 +203,7 @@ def is_known(env_id: str) -> bool:
 def _check_known(env_id: str) -> None:
     if is_known(env_id):
         return
-    by_lower = {known.lower(): known for known in registry}
-    close = [by_lower[known] for known in difflib.get_close_matches(env_id.lower(), by_lower, n=3, cutoff=0.6)]
-    hint = f"did you mean {' or '.join(close)}?" if close else "Gymnasium has no id like it"
+    hint = did_you_mean(env_id, registry, "Gymnasium has no id like it", most=3, quoted=False)
     raise ValueError(
         f"unknown environment {env_id!r}: {hint} (an id that another package registers is 'module:Id-v0', a class or"
         " function of your own 'module:ClassName')"
@@ -247,8 +244,8 @@ def _wrap(env: gymnasium.Env[Any, Any], text: str) -> gymnasium.Env[Any, Any]:
         wrapper = getattr(module, attribute)
     except AttributeError:
         known = dir(module) if module_name else gymnasium.wrappers.__all__
-        close = difflib.get_close_matches(attribute, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "give one of gymnasium.wrappers or 'module:Class'"
+        otherwise = "give one of gymnasium.wrappers or 'module:Class'"
+        hint = did_you_mean(attribute, known, otherwise, most=3, cutoff=0.5, quoted=False)
         raise ValueError(f"unknown wrapper {name!r}: {hint}") from None
     try:
         wrapped = wrapper(env, **kwargs)

@@ -28,7 +28,7 @@ def flat_observations(space: spaces.Space[Any]) -> tuple[spaces.Box, Callable[[A
     if unfit is not None:
         raise ValueError(
             f"observation space {_name(unfit)} cannot be flattened; expected Box, Discrete, MultiBinary, MultiDiscrete,"
-            " or Dict and Tuple of these; wrap it with an observation wrapper: --wrapper 'module:Class'"
+            " or Dict and Tuple of these; wrap it with an observation wrapper: `wrapper` 'module:Class'"
         )
     flat = flatten_space(space)
     assert isinstance(flat, spaces.Box)
@@ -68,7 +68,7 @@ def policy_actions(space: spaces.Space[Any]) -> tuple[PolicySpace, Callable[[np.
         return _box(space)
     raise ValueError(
         f"action space {_name(space)} is not one that a policy can act in; expected Discrete, a bounded Box,"
-        " MultiDiscrete or MultiBinary; wrap it with an action wrapper: --wrapper 'module:Class'"
+        " MultiDiscrete or MultiBinary; wrap it with an action wrapper: `wrapper` 'module:Class'"
     )
 
 
@@ -78,7 +78,7 @@ def _box(space: spaces.Box) -> tuple[spaces.Box, Callable[[np.ndarray], Any]]:
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueError(
             f"action space {_name(space)} is not bounded; expected finite low and high; give it bounds with a"
-            " gymnasium.ActionWrapper of your own: --wrapper 'module:Class' (ClipAction removes bounds, and"
+            " gymnasium.ActionWrapper of your own: `wrapper` 'module:Class' (ClipAction removes bounds, and"
             " RescaleAction needs them)"
         )
     wide = np.promote_types(space.dtype, np.float32)  # float64 boxes and integer boxes are clipped at their own bounds

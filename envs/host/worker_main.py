@@ -1,6 +1,6 @@
 """The main loop of a worker process: started as a script by workers.py, it steps its share of the lanes.
 
-It must start fast and small, so it imports no JAX: ``polystep_rl.envs`` itself, whose ``__init__`` does, is passed by.
+It must start fast and small, so it imports no JAX.
 Commands come through one pipe and answers go through another, a few bytes each; observations, actions and the rest lie
 in shared memory, laid out by ``layout``, which the parent uses too.
 """
@@ -15,7 +15,6 @@ import signal
 import struct
 import sys
 import threading
-import types
 from typing import Any, NamedTuple
 
 COMMAND = struct.Struct("=iii")  # group, first row, row behind the last; group CLOSE ends the worker
@@ -97,17 +96,6 @@ def _read(commands: int, size: int) -> bytes:
     return data
 
 
-def _env_set(recipe: list[Any]) -> Any:
-    """The worker's environments. The package's ``__init__`` imports JAX, so an empty package stands in for it."""
-    package = types.ModuleType("polystep_rl.envs")
-    package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
-    sys.modules[package.__name__] = package
-    from polystep_rl.envs.host.single import EnvSet, Recipe
-
-    del sys.modules[package.__name__]  # an environment that wants the real one gets it
-    return EnvSet(Recipe(*recipe))
-
-
 def serve(commands: int, answers: int, memory_fd: int, lifeline: int) -> None:
     """Work off the commands in order until told to close."""
     config = json.loads(_read(commands, LENGTH.unpack(_read(commands, LENGTH.size))[0]))
@@ -119,7 +107,9 @@ def serve(commands: int, answers: int, memory_fd: int, lifeline: int) -> None:
     memory = mmap.mmap(memory_fd, layout(sizes, None)[0])
     arrays = layout(sizes, memory)[1]
     beat = arrays["beats"][index, :1].reshape(())
-    envs = _env_set(config["recipe"])
+    from polystep_rl.envs.host.single import EnvSet, Recipe  # found on the parent's path
+
+    envs = EnvSet(Recipe(*config["recipe"]))
     os.write(answers, DONE)  # started
     while True:
         group, start, stop = COMMAND.unpack(_read(commands, COMMAND.size))

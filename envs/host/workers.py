@@ -153,7 +153,7 @@ class WorkerLanes:
         self, recipe: Recipe, spec: EnvSpec, width: int, groups: int, workers: int, hang_seconds: float = 60.0
     ) -> None:
         if os.name != "posix":
-            raise ValueError("worker processes need Linux or macOS: give --workers 0")
+            raise ValueError("worker processes need Linux or macOS: give `workers` 0")
         self.groups = groups
         self.width = width
         self.faults = 0

@@ -8,7 +8,6 @@ this one neither resets by itself nor changes the state that it is given.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import importlib.util
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from gymnasium import spaces
 
 from polystep_rl.envs.robots.locomotion import PRIVILEGED, measured
 from polystep_rl.envs.robots.playground_models import KEPT, without_visuals
+from polystep_rl.errors import did_you_mean
 from polystep_rl.types import Array, EnvSpec, Key, PyTree, Step
 
 MISSING = "MuJoCo Playground is not installed: pip install 'polystep-rl[humanoid]'"
@@ -144,8 +144,7 @@ class PlaygroundEnv:
         if not playground_ids():
             raise ValueError(MISSING)
         if task not in playground_ids():
-            close = difflib.get_close_matches(task, playground_ids(), n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else "give another --simulator"
+            hint = did_you_mean(task, playground_ids(), "give another `simulator`", most=3, quoted=False)
             raise ValueError(f"Playground has no task {task!r}: {hint}")
         if impl not in IMPLEMENTATIONS:
             raise ValueError(f"impl={impl!r}: expected one of {', '.join(IMPLEMENTATIONS)}")
@@ -206,8 +205,7 @@ def _overrides(task: str, config: Mapping[str, Any], options: Mapping[str, Any])
         except KeyError:
             if option == "impl":
                 continue  # a task that has a single one
-            close = difflib.get_close_matches(option, paths, n=1, cutoff=0.4)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(paths)}"
+            hint = did_you_mean(option, paths, f"it has {', '.join(paths)}", cutoff=0.4)
             raise ValueError(f"Playground's {task} has no option {option!r}: {hint}") from None
         if index is not None:
             value = [*found.get(path, paths[path])][:index] + [value] + [*found.get(path, paths[path])][index + 1 :]

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from polystep_rl.files import write_atomic
 from polystep_rl.policies.deployed import frozen
 from polystep_rl.policies.export.arrays import Arrays
 from polystep_rl.policies.export.c import Source, action_count, c_source
 from polystep_rl.policies.export.kernels import fill
 from polystep_rl.policies.export.vectors import TOLERANCE
 from polystep_rl.policies.io import PolicyFileError, save_policy
-from polystep_rl.policies.precision import INPUT_UNIT, INTEGER_PRECISIONS, QMAX
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.types import INPUT_UNIT, INTEGER_PRECISIONS, QMAX, Params, PolicySpec
 
 EMBEDDED_FLOATS = 2048  # of observations in policy.c
 FILES = (
@@ -153,9 +153,7 @@ def check_files(folder: Path, meta: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, text.encode())
 
 
 TEST_PROGRAM = """/* Runs the self-test and the vectors of test_vectors.h; the exit code is 0 where all are right. */

@@ -18,8 +18,7 @@ from polystep_rl.policies.export.arrays import Arrays
 from polystep_rl.policies.export.c_float import FloatSource
 from polystep_rl.policies.export.c_integer import IntegerSource
 from polystep_rl.policies.export.vectors import TOLERANCE
-from polystep_rl.policies.precision import INTEGER_PRECISIONS
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.types import INTEGER_PRECISIONS, Params, PolicySpec
 
 KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long register "

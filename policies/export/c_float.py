@@ -8,9 +8,8 @@ import numpy as np
 
 from polystep_rl.policies.export import kernels
 from polystep_rl.policies.export.arrays import Arrays, smallest
-from polystep_rl.policies.precision import QMAX
 from polystep_rl.policies.sides import first
-from polystep_rl.types import PolicySpec
+from polystep_rl.types import QMAX, PolicySpec
 
 ACTIVATIONS = {  # of y
     "tanh": "tanhf({y})",

@@ -11,9 +11,9 @@ import numpy as np
 
 from polystep_rl.policies.export import kernels
 from polystep_rl.policies.export.arrays import TYPES, Arrays, packed_nibbles, packed_rows, smallest
-from polystep_rl.policies.precision import INPUT_UNIT, action_plan
+from polystep_rl.policies.precision import action_plan
 from polystep_rl.policies.sides import PHASE_UNIT, first
-from polystep_rl.types import PolicySpec
+from polystep_rl.types import INPUT_UNIT, PolicySpec
 
 TABLED = 6  # rows of one-bit weights from which 16 signed sums for every 4 inputs are cheaper than adding one by one
 

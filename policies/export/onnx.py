@@ -21,9 +21,8 @@ from onnx import TensorProto
 from polystep_rl.policies import precision
 from polystep_rl.policies.deployed import INPUT_LIMIT
 from polystep_rl.policies.export.graph import Graph
-from polystep_rl.policies.precision import INPUT_UNIT, QMAX
 from polystep_rl.policies.sides import PHASE_UNIT
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.types import INPUT_UNIT, INTEGER_PRECISIONS, QMAX, Params, PolicySpec
 
 ZERO = 128  # zero point of bytes
 
@@ -49,7 +48,7 @@ def onnx_model(
         raise ValueError(
             f"qdq takes int8 policies without sides, not {spec.precision}{' with sides' * bool(spec.sides)}"
         )
-    integer = spec.precision in precision.INTEGER_PRECISIONS
+    integer = spec.precision in INTEGER_PRECISIONS
     kind = QuantiseDequantise if qdq else Integers if integer else Floats
     return kind(spec, params).model("N", metadata)
 

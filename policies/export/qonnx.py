@@ -10,10 +10,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from polystep_rl.policies import precision
 from polystep_rl.policies.export.graph import OPSET
 from polystep_rl.policies.export.onnx import Integers
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.types import INTEGER_PRECISIONS, QMAX, Params, PolicySpec
 
 DOMAIN = "qonnx.custom_op.general"
 
@@ -35,7 +34,7 @@ def qonnx_model(
     Raises:
         ValueError: the policy is not an integer one.
     """
-    if spec.precision not in precision.INTEGER_PRECISIONS:
+    if spec.precision not in INTEGER_PRECISIONS:
         raise ValueError(f"QONNX takes int8 or binary policies, not {spec.precision}")
     return Quants(spec, params).model(batch, metadata)
 
@@ -50,7 +49,7 @@ class Quants(Integers):
         ends = {"signed": int(signed), "narrow": int(signed), "rounding_mode": rounding}
         return self.node("Quant", x, 1, 0, bits, domain=DOMAIN, **ends)
 
-    def int8(self, x: str, low: int = -precision.QMAX, whole: bool = False) -> str:
+    def int8(self, x: str, low: int = -QMAX, whole: bool = False) -> str:
         """Cut first, then floor: the same, since both ends are integers. From 0 to 127 are 7 bits."""
         return self.quant(x, 8 if low else 7, bool(low), "ROUND" if whole else "FLOOR")
 

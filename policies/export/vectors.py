@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from polystep_rl.policies.precision import INPUT_UNIT, INTEGER_PRECISIONS
 from polystep_rl.policies.runtime import Network
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.types import INPUT_UNIT, INTEGER_PRECISIONS, Params, PolicySpec
 
 ODD = (np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 0.0, -0.0, 6e5, -6e5)
 TOLERANCE = 1e-5  # of float policies: of the half-width of a box; of the size of the outputs that are compared

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from polystep_rl.policies.deployed import deployed
-from polystep_rl.policies.precision import INTEGER_PRECISIONS, layer_sizes
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.policies.precision import layer_sizes
+from polystep_rl.types import INTEGER_PRECISIONS, Params, PolicySpec
 
 ENV = "CartPole-v1"
 OBSERVATIONS, ACTIONS = 4, 2

@@ -34,8 +34,8 @@ from polystep_rl.policies.forward import (
     quantised_input,
     squash,
 )
-from polystep_rl.policies.precision import INPUT_UNIT, QMAX, LayerPlan, bias_gain, layer_sizes, plan, weight_unit
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.policies.precision import LayerPlan, bias_gain, layer_sizes, plan, weight_unit
+from polystep_rl.types import INPUT_UNIT, QMAX, Params, PolicySpec
 
 ALPHAS = np.geomspace(1 / 16, 16, 49)
 RIDGE = 1e-3  # of the mean variance of the inputs

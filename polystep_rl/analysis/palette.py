@@ -72,7 +72,7 @@ _DASHES = (SOLID, DASHED, DOTTED, DASHDOT, LONG, DASHDOTDOT)
 _MARKERS = ("8", "H")  # none of the table's, so that a new name never looks like a known one
 _HATCHES = ("x", "-", "|", "o", "O", ".", "*", "\\-", "-o", "|o")
 
-PRECISIONS = ("float32", "int8", "int8-act", "binary-act", "binary")  # from wide to narrow
+WIDE_TO_NARROW = ("float32", "int8", "int8-act", "binary-act", "binary")
 
 
 def style(algo: str) -> Style:
@@ -98,7 +98,7 @@ def algo_order(algos: Iterable[str]) -> list[str]:
 
 def precision_order(policies: Iterable[str]) -> list[str]:
     """Each precision once: from wide to narrow, then what is unknown by name."""
-    rank = {name: index for index, name in enumerate(PRECISIONS)}
+    rank = {name: index for index, name in enumerate(WIDE_TO_NARROW)}
     return sorted(set(policies), key=lambda policy: (rank.get(policy, len(rank)), policy))
 
 

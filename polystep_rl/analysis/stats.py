@@ -223,6 +223,13 @@ def stratified_bootstrap(
     return Interval(float(low), float(high))
 
 
+def mean_interval(returns: np.ndarray, draws: int = 2_000, seed: int = 0) -> Interval:
+    """Percentile bootstrap interval, 95 %, of the mean return of one policy over its episodes (n,)."""
+    rng = np.random.default_rng(seed)
+    means = rng.choice(returns, (draws, len(returns))).mean(axis=1)
+    return Interval(float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5)))
+
+
 def performance_profile(
     scores: ArrayLike, thresholds: ArrayLike, *, reps: int = REPS, seed: int = 0, level: float = 0.95
 ) -> Band:

@@ -6,12 +6,12 @@ object, and nothing else goes there.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import signal
 import sys
 
+from polystep_rl.errors import did_you_mean
 from polystep_rl.runs.failures import USAGE, failure
 
 COMMANDS = {
@@ -57,8 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     if args[0] not in COMMANDS:
-        close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(COMMANDS)}"
+        hint = did_you_mean(args[0], COMMANDS, f"expected one of {', '.join(COMMANDS)}")
         return _fail(f"unknown command {args[0]!r}: {hint}", USAGE)
     return _run(args[0], args[1:])
 

@@ -14,7 +14,7 @@ import tyro
 
 from polystep_rl.errors import ConfigError
 from polystep_rl.files import finite
-from polystep_rl.settings.run import MAX_SEED
+from polystep_rl.types import MAX_SEED
 
 T = TypeVar("T")
 

@@ -12,6 +12,7 @@ from polystep_rl.cli.options import parse_options, print_json
 from polystep_rl.deploy.verify import Checks, verified
 from polystep_rl.errors import ConfigError
 from polystep_rl.machine import setup_jax
+from polystep_rl.types import INTEGER_PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def run(argv: list[str]) -> int:
 
 
 def _print(result: dict[str, Any]) -> None:
-    fine = "bit-exact" if result["precision"] in ("int8", "binary") else "within 1e-5"
+    fine = "bit-exact" if result["precision"] in INTEGER_PRECISIONS else "within 1e-5"
     print(f"{result['env']} {result['precision']}: {result['bundle']}")
     for key, check in result["checks"].items():
         said = fine if not check["wrong"] else f"{check['wrong']} differ; the first: {check['first']}"

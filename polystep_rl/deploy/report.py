@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from polystep_rl.deploy.trained import Trained, interval, rolled
+from polystep_rl.analysis.stats import mean_interval
+from polystep_rl.deploy.trained import Trained, rolled
 from polystep_rl.policies.export import measure, native
 from polystep_rl.policies.export.bundle import Vectors
 from polystep_rl.policies.export.c import Source
-from polystep_rl.policies.precision import INTEGER_PRECISIONS, layer_sizes
+from polystep_rl.policies.precision import layer_sizes
 from polystep_rl.rollout.episodes import Played
-from polystep_rl.types import PolicySpec
+from polystep_rl.types import INTEGER_PRECISIONS, PolicySpec
 
 SIZED = (("Cortex-M0+", "cortex-m0plus", ()), ("Cortex-M4", "cortex-m4", ()))
 HARD_FLOAT = ("-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
@@ -56,7 +57,7 @@ def _returns(
         found["return_deployed"] = f"not measured: {error}"
     table = ["| | mean return | 95 % interval | episodes |", "|---|---|---|---|"]
     for label, returns in rows:
-        low, high = interval(returns)
+        low, high = mean_interval(returns)
         table.append(f"| {label} | {returns.mean():.6g} | {low:.6g} to {high:.6g} | {len(returns)} |")
     if len(rows) == 1:
         table += ["", f"The deployed code: {found['return_deployed']}"]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polystep_rl.analysis.stats import mean_interval
 from polystep_rl.envs.facts import control_dt, observation_names
 from polystep_rl.errors import ConfigError
 from polystep_rl.machine import git_commit, package_versions
@@ -96,20 +97,17 @@ def rolled(given: Trained, act: Any, episodes: int, part: int = 0) -> Played:
     return play(given.env, lambda obs: in_environment(given.spec, act(obs)), episodes, key)
 
 
-def interval(returns: np.ndarray, draws: int = 2_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean return (percentiles, a fixed seed)."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(returns, (draws, len(returns))).mean(axis=1)
-    return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
-
-
 def described(given: Trained, name: str, returns: np.ndarray | None = None) -> dict[str, Any]:
     """The whole description of a policy (see `bundle.describe`)."""
     names = observation_names(given.env_id or "", given.spec.obs_size)
     meta = {**given.meta, "name": name, "git_commit": git_commit(), "packages": package_versions()}
     meta.setdefault("seed", given.seed)
     if returns is not None:
-        meta["return"] = {"mean": float(returns.mean()), "interval": interval(returns), "episodes": len(returns)}
+        meta["return"] = {
+            "mean": float(returns.mean()),
+            "interval": [*mean_interval(returns)],
+            "episodes": len(returns),
+        }
     return bundle.describe(given.spec, meta, names, control_dt(given.env_id or ""))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from polystep_rl.errors import SimulatorError
+from polystep_rl.moments import moments_of_sums
 from polystep_rl.types import Moments
 
 MAX_LOSSES = 5  # of one episode
@@ -75,12 +76,7 @@ class Ledger:
         """Summed in the order of the pairs."""
         size = self.offset.shape[0]
         if not self.collect:
-            return _as_moments(np.zeros(()), np.zeros(size), np.zeros(size))
-        count = float(self.lengths.sum())
-        first, second = self.sums.sum(axis=1)
-        mean = first / max(count, 1)
-        return _as_moments(np.asarray(count), self.offset + mean, np.maximum(second - count * mean * mean, 0))
-
-
-def _as_moments(*parts: Any) -> Moments:
-    return Moments(*parts)
+            nothing: Any = (np.zeros(()), np.zeros(size), np.zeros(size))
+            return Moments(*nothing)
+        count = np.asarray(float(self.lengths.sum()))
+        return moments_of_sums(count, self.sums.sum(axis=1), self.offset, np.maximum)

@@ -1,4 +1,4 @@
-"""Observation scales: the unit of each input of a policy, fixed before the search and stored with the policy."""
+"""Observations that scales and quantisers are calibrated on, and the input scales that follow from them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from polystep_rl.moments import LEAST
-from polystep_rl.rollout.bookkeeping import MAX_LOSSES, SimulatorError
-from polystep_rl.rollout.host import asked
+from polystep_rl.moments import moments_of, varied
+from polystep_rl.rollout.episodes import host_ticks, reset_seeds
 from polystep_rl.types import Array, Env, HostEnv, Key, Moments
 
 INPUT_RANGE = 127 / 32  # an integer policy resolves x = (obs - offset) / scale in 1/32 within +- this many units
@@ -20,10 +19,7 @@ MODES = ("episodes", "bounds", "none")
 
 def random_action_moments(env: Env | HostEnv, key: Key, episodes: int = 32) -> Moments:
     """Moments of the observations of episodes of uniformly random actions, living steps only: mean (o,), m2 (o,)."""
-    rows = observations(env, key, episodes).astype(np.float64)
-    mean = rows.mean(0)
-    m2 = ((rows - mean) ** 2).sum(0)
-    return Moments(*(jnp.asarray(x, jnp.float32) for x in (len(rows), mean, m2)))
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), moments_of(observations(env, key, episodes)))
 
 
 def observation_scale(
@@ -61,7 +57,7 @@ def observation_scale(
         with np.errstate(over="ignore", invalid="ignore"):
             offset = np.where(bounded, (low + high) / 2, offset)
             scale = np.where(bounded, (high - low) / 2 / INPUT_RANGE, scale)
-    scale = np.where(scale > LEAST * (1 + np.abs(offset)), scale, 1.0) * unit
+    scale = np.where(varied(scale, offset), scale, 1.0) * unit
     return offset.astype(np.float32), scale.astype(np.float32)
 
 
@@ -120,37 +116,26 @@ def _on_device(env: Env, key: Key, episodes: int, act: Act | None) -> np.ndarray
 
 def _on_host(env: HostEnv, key: Key, episodes: int, act: Act | None) -> np.ndarray:
     """An episode per lane, each with its own seed and random actions; those of lanes that were lost are run again."""
-    seeds = np.asarray(jax.random.randint(key, (episodes,), 0, 2**31 - 1), np.int64)
+    seeds = reset_seeds(key, episodes)
     many = None if act is None else jax.jit(jax.vmap(act))
     draws = [_Draws(env, seed) for seed in seeds]
-    lanes = asked(env.lanes, episodes, 1, int(seeds[0]))
     seen: list[list[np.ndarray]] = [[] for _ in seeds]
-    alive, fresh = np.arange(episodes), np.ones(episodes, bool)
-    losses = np.zeros(episodes, int)
-    last: np.ndarray | None = None  # observations of every lane: the batch keeps its shape
-    try:
-        while alive.size:
-            if many is None or last is None:
-                actions = np.stack([draws[lane]() for lane in alive])
-            else:
-                actions = np.asarray(many(last))[alive]
-            asked(lanes.send, 0, alive, actions, np.where(fresh[alive], seeds[alive], -1))
-            ticks = asked(lanes.recv, 0)
-            last = np.zeros((episodes, ticks.obs.shape[1]), np.float32) if last is None else last
-            last[alive] = ticks.obs
-            fresh[alive] = ticks.lost
-            for lane in alive[ticks.lost]:
-                seen[lane], draws[lane] = [], _Draws(env, seeds[lane])
-                losses[lane] += 1
-                if losses[lane] >= MAX_LOSSES:
-                    raise SimulatorError(getattr(lanes, "last_fault", "a simulator died") or "a simulator died")
-            going = ~(ticks.terminated | ticks.truncated)
-            for lane, obs in zip(alive[going & ~ticks.lost], ticks.obs[going & ~ticks.lost], strict=True):
-                seen[lane].append(obs)
-            alive = np.array([lane for lane in alive[going] if len(seen[lane]) < env.spec.horizon], int)
-    finally:
-        lanes.close()
-    rows = [obs for lane in seen for obs in lane]
+    last: np.ndarray | None = None  # observations of all episodes: the batch keeps its shape
+
+    def choose(alive: np.ndarray, began: np.ndarray) -> np.ndarray:
+        if many is None or last is None:
+            return np.stack([draws[episode]() for episode in alive])
+        return np.asarray(many(last))[alive]
+
+    for tick in host_ticks(env, seeds, choose, steps=env.spec.horizon - 1, again=True):
+        last = np.zeros((episodes, tick.obs.shape[1]), np.float32) if last is None else last
+        last[tick.episodes] = tick.obs
+        for episode in tick.episodes[tick.lost]:
+            seen[episode], draws[episode] = [], _Draws(env, seeds[episode])
+        going = ~tick.over & ~tick.lost
+        for episode, obs in zip(tick.episodes[going], tick.obs[going], strict=True):
+            seen[episode].append(obs)
+    rows = [obs for episode in seen for obs in episode]
     return np.stack(rows) if rows else np.zeros((0, *env.spec.observation_space.shape), np.float32)
 
 

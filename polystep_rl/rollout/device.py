@@ -161,6 +161,3 @@ def _in_chunks(run: Callable[[_Portion], Episodes], part: _Portion, n: int, size
     out = jax.lax.map(run, stacked)
     flat = lambda x: x.reshape(-1, *x.shape[2:])[:n]  # noqa: E731
     return Episodes(flat(out.returns), flat(out.lengths), merge_moments(out.obs_moments), out.lane_steps.sum())
-
-
-device_evaluator = DeviceEvaluator

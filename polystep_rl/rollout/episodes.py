@@ -1,18 +1,105 @@
-"""Whole episodes of a controller that is a function on the host, such as a compiled policy, in any environment."""
+"""Whole episodes of one controller, a lane for each, step by step: what an evaluation would not keep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from polystep_rl.rollout.bookkeeping import SimulatorError
-from polystep_rl.rollout.host import MAX_SEED, asked
-from polystep_rl.types import Env, HostEnv, Key
+from polystep_rl.errors import SimulatorError
+from polystep_rl.rollout.bookkeeping import MAX_LOSSES
+from polystep_rl.rollout.host import asked
+from polystep_rl.types import MAX_RESET_SEED, Env, HostEnv, Key
 
 Controller = Callable[[np.ndarray], np.ndarray]  # observations (n, o) float32 -> actions (n,) int32, (n, a) or (n, g)
+# (episodes (k,), whether each is about to be reset (k,)) -> actions (k, ...); a reset ignores its action
+Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Tick(NamedTuple):
+    """One reset or step of k of the episodes."""
+
+    episodes: np.ndarray  # (k,) int, increasing
+    began: np.ndarray  # (k,) bool: it was reset, not stepped
+    lost: np.ndarray  # (k,) bool: its simulator died, and the episode begins anew
+    obs: np.ndarray  # (k, o) float32
+    reward: np.ndarray  # (k,), 0 after a reset
+    terminated: np.ndarray  # (k,) bool
+    truncated: np.ndarray  # (k,) bool
+    metrics: dict[str, np.ndarray]  # each (k, ...)
+
+    @property
+    def over(self) -> np.ndarray:
+        """(k,) bool, whether the environment has ended the episode."""
+        return self.terminated | self.truncated
+
+
+def reset_seeds(key: Key, episodes: int) -> np.ndarray:
+    """(n,) int64, the seeds that the episodes of an evaluation with this key have on the host."""
+    return np.asarray(jax.random.randint(key, (episodes,), 0, MAX_RESET_SEED), np.int64)
+
+
+def host_ticks(
+    env: HostEnv, seeds: np.ndarray, choose: Choose, steps: int | None = None, again: bool = False
+) -> Iterator[Tick]:
+    """Reset and step episodes on host simulators, all at once, until each has ended.
+
+    Args:
+        env: the environment.
+        seeds: (n,) of the resets; one for each episode.
+        choose: is asked for actions before every tick.
+        steps: after which an episode is cut; the environment's own limit by default.
+        again: begin an episode anew whose simulator died, up to `MAX_LOSSES` times, instead of ending.
+
+    Raises:
+        SimulatorError: a simulator died, and died too often where that is borne.
+    """
+    n, limit = len(seeds), env.spec.horizon if steps is None else steps
+    alive, fresh = np.arange(n), np.ones(n, bool)
+    taken, losses = np.zeros(n, int), np.zeros(n, int)
+    lanes = asked(env.lanes, n, 1, int(seeds[0]))
+    try:
+        while alive.size:
+            began = fresh[alive]
+            asked(lanes.send, 0, alive, choose(alive, began), np.where(began, seeds[alive], -1))
+            out = asked(lanes.recv, 0)
+            losses[alive] += out.lost
+            if out.lost.any() and (not again or losses.max() >= MAX_LOSSES):
+                raise SimulatorError(lanes.last_fault or "a simulator died")
+            taken[alive] = np.where(out.lost, 0, taken[alive] + ~began)
+            fresh[alive] = out.lost
+            obs = np.asarray(out.obs, np.float32)
+            tick = Tick(alive, began, out.lost, obs, out.reward, out.terminated, out.truncated, out.metrics)
+            yield tick
+            alive = alive[(~tick.over) & (taken[alive] < limit)]
+    finally:
+        lanes.close()
+
+
+def device_ticks(env: Env, key: Key, episodes: int, choose: Choose) -> Iterator[Tick]:
+    """As `host_ticks`, of an environment in JAX; episodes that have ended are stepped on unseen."""
+    reset, step = jax.jit(jax.vmap(env.reset)), jax.jit(jax.vmap(env.step))
+    alive, no = np.arange(episodes), np.zeros(episodes, bool)
+    state, obs = reset(jax.random.split(key, episodes))
+    yield Tick(alive, ~no, no, np.asarray(obs, np.float32), np.zeros(episodes), no, no, {})
+    for _ in range(env.spec.horizon):
+        actions = choose(alive, no[alive])
+        everyone = np.zeros((episodes, *actions.shape[1:]), actions.dtype)
+        everyone[alive] = actions
+        out = step(state, everyone)
+        state = out.state
+        obs, reward, terminated, truncated = (
+            np.asarray(x)[alive] for x in (out.obs, out.reward, out.terminated, out.truncated)
+        )
+        metrics = {name: np.asarray(value)[alive] for name, value in out.metrics.items()}
+        none = no[alive]
+        tick = Tick(alive, none, none, obs.astype(np.float32), reward.astype(float), terminated, truncated, metrics)
+        yield tick
+        alive = alive[~tick.over]
+        if not alive.size:
+            return
 
 
 class Played(NamedTuple):
@@ -25,7 +112,7 @@ class Played(NamedTuple):
 
 
 def play(env: Env | HostEnv, act: Controller, episodes: int, key: Key) -> Played:
-    """Roll out a controller for some episodes, all at once, each on its own seed.
+    """Roll out a controller on the host, such as a compiled policy, for some episodes, each on its own seed.
 
     Args:
         env: the environment.
@@ -36,72 +123,24 @@ def play(env: Env | HostEnv, act: Controller, episodes: int, key: Key) -> Played
     Raises:
         SimulatorError: a simulator on the host died.
     """
-    loop = _HostLoop(env, episodes, key) if isinstance(env, HostEnv) else _DeviceLoop(env, episodes, key)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, int)
+    obs = np.zeros((episodes, *env.spec.observation_space.shape), np.float32)
+    nothing = np.stack([np.asarray(env.spec.action_space.sample())] * episodes)  # a reset ignores it
     seen, taken = [], []
-    alive, obs = np.arange(episodes), loop.begin()
-    try:
-        for _ in range(env.spec.horizon):
-            actions = act(obs)
-            seen.append(obs)
-            taken.append(actions)
-            obs, reward, ended = loop.step(alive, actions)
-            returns[alive] += reward
-            lengths[alive] += 1
-            alive, obs = alive[~ended], obs[~ended]
-            if not alive.size:
-                break
-    finally:
-        loop.close()
+
+    def choose(alive: np.ndarray, began: np.ndarray) -> np.ndarray:
+        if began.any():
+            return nothing
+        seen.append(obs[alive])
+        taken.append(act(obs[alive]))
+        return taken[-1]
+
+    if isinstance(env, HostEnv):
+        ticks = host_ticks(env, reset_seeds(key, episodes), choose)
+    else:
+        ticks = device_ticks(env, key, episodes, choose)
+    for tick in ticks:
+        obs[tick.episodes] = tick.obs
+        returns[tick.episodes] += tick.reward
+        lengths[tick.episodes] += ~tick.began
     return Played(np.concatenate(seen), np.concatenate(taken), returns, lengths)
-
-
-class _DeviceLoop:
-    """Environments in JAX, a step of all of them at a time; those that have ended go on unseen."""
-
-    def __init__(self, env: Env, episodes: int, key: Key) -> None:
-        self._keys = jax.random.split(key, episodes)
-        self._reset, self._step = jax.jit(jax.vmap(env.reset)), jax.jit(jax.vmap(env.step))
-
-    def begin(self) -> np.ndarray:
-        self._state, obs = self._reset(self._keys)
-        return np.asarray(obs, np.float32)
-
-    def step(self, alive: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        everyone = np.zeros((len(self._keys), *actions.shape[1:]), actions.dtype)
-        everyone[alive] = actions
-        out = self._step(self._state, everyone)
-        self._state = out.state
-        ended = np.asarray(out.terminated | out.truncated)
-        return np.asarray(out.obs, np.float32)[alive], np.asarray(out.reward, float)[alive], ended[alive]
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class _HostLoop:
-    """Simulators on the host, a lane for each episode."""
-
-    def __init__(self, env: HostEnv, episodes: int, key: Key) -> None:
-        self._seeds = np.asarray(jax.random.randint(key, (episodes,), 0, MAX_SEED), np.int64)
-        self._lanes = asked(env.lanes, episodes, 1, int(self._seeds[0]))
-        space = env.spec.action_space
-        self._nothing = np.stack([np.asarray(space.sample())] * episodes)  # a reset ignores it
-
-    def begin(self) -> np.ndarray:
-        return self._tick(np.arange(len(self._seeds)), self._nothing, self._seeds)[0]
-
-    def step(self, alive: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self._tick(alive, actions, np.full(len(alive), -1))
-
-    def _tick(
-        self, lanes: np.ndarray, actions: np.ndarray, seeds: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        asked(self._lanes.send, 0, lanes, actions, seeds)
-        ticks = asked(self._lanes.recv, 0)
-        if ticks.lost.any():
-            raise SimulatorError(getattr(self._lanes, "last_fault", "") or "a simulator died")
-        return np.array(ticks.obs, np.float32), ticks.reward, ticks.terminated | ticks.truncated
-
-    def close(self) -> None:
-        self._lanes.close()

@@ -23,9 +23,7 @@ from polystep_rl.rollout.device import DEFAULT_MAX_BYTES, chunk_size
 from polystep_rl.rollout.host_policy import Forward, forward_of
 from polystep_rl.rollout.order import WIDTH, padded
 from polystep_rl.rollout.score import Horizon, Penalty, check_episodes
-from polystep_rl.types import Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
-
-MAX_SEED = 2**31 - 1
+from polystep_rl.types import MAX_RESET_SEED, Evaluation, HostEnv, Key, Lanes, Moments, Params, Policy, PyTree
 
 
 class HostLayout(NamedTuple):
@@ -84,13 +82,12 @@ class HostEvaluator:
         horizon: Horizon = Horizon(),
     ) -> None:
         check_episodes(episodes, horizon)
-        measuring = getattr(env, "measuring", None)
-        if horizon.metric is not None and measuring is None:
+        if horizon.metric is not None and not env.measures:
             raise ValueError(f"{env.spec.id} on {env.simulator} measures nothing: an episode cannot end on a metric")
-        self.env: HostEnv = env if horizon.metric is None or measuring is None else measuring()
+        self.env: HostEnv = env if horizon.metric is None else env.measuring()
         self.policy, self.episodes, self.layout = policy, episodes, layout
         self.collect_moments, self.seed, self.penalty = collect_moments, seed, penalty
-        self.horizon, self._limit = horizon, env.spec.horizon
+        self.horizon = horizon
         self._lanes: Lanes | None = None
         self._faults = self._all_faults = 0
 
@@ -127,18 +124,18 @@ class HostEvaluator:
     def __call__(
         self, key: Key, candidates: PyTree, decode: Callable[[PyTree], Params], spent: Any = 0.0
     ) -> Evaluation:
-        self._limit = self.horizon.at(spent, self.env.spec.horizon)
         decode = decode if isinstance(decode, Partial) else Partial(decode)
-        seeds = np.asarray(jax.random.randint(key, (self.episodes,), 0, MAX_SEED), np.int64)
+        seeds = np.asarray(jax.random.randint(key, (self.episodes,), 0, MAX_RESET_SEED), np.int64)
         n = jax.tree.leaves(candidates)[0].shape[0]
         part_here = part_of(n, self.episodes, jax.process_index(), processes())
         own = jax.tree.map(lambda x: x[part_here.candidates], candidates)
-        parts = self._outcomes(decode, own, seeds[part_here.episodes])
+        limit = self.horizon.at(spent, self.env.spec.horizon)
+        parts = self._outcomes(decode, own, seeds[part_here.episodes], limit)
         returns, lengths, moments = self._together(part_here, parts, n)
         cost, bad = _finite_cost(returns - float(self.penalty.at(spent)) * lengths)
         return Evaluation(cost, returns, lengths, lengths.sum(), moments, bad)  # type: ignore[arg-type]
 
-    def _outcomes(self, decode: Partial, candidates: PyTree, seeds: np.ndarray) -> list[Ledger]:
+    def _outcomes(self, decode: Partial, candidates: PyTree, seeds: np.ndarray, limit: Any) -> list[Ledger]:
         """Of some candidates and episodes, a chunk after the other."""
         n, parts = jax.tree.leaves(candidates)[0].shape[0], []
         if n == 0 or len(seeds) == 0:
@@ -147,7 +144,7 @@ class HostEvaluator:
         try:
             for first in range(0, n, size):
                 part = jax.tree.map(lambda x, first=first: x[first : first + size], candidates)
-                parts.append(self._roll_out(forward_of(self.policy, decode, part), seeds))
+                parts.append(self._roll_out(forward_of(self.policy, decode, part), seeds, limit))
         except BaseException:
             self.close()  # its lanes are in the middle of something
             raise
@@ -173,10 +170,10 @@ class HostEvaluator:
             groups = max(1, min(self.layout.groups, pairs // WIDTH))
             width = -(-min(self.layout.lanes, pairs) // groups)
             # Where resets do not honour seeds, every process has episodes of its own.
-            self._lanes = asked(self.env.lanes, width, groups, (self.seed + jax.process_index()) % MAX_SEED)
+            self._lanes = asked(self.env.lanes, width, groups, (self.seed + jax.process_index()) % MAX_RESET_SEED)
         return self._lanes
 
-    def _roll_out(self, forward: Forward, seeds: np.ndarray) -> Ledger:
+    def _roll_out(self, forward: Forward, seeds: np.ndarray, limit: Any) -> Ledger:
         n = jax.tree.leaves(forward.deployed)[0].shape[0]
         lanes = self._pool(n * len(seeds))
         offset = np.asarray(self.policy.spec.obs_offset, np.float64)
@@ -187,11 +184,11 @@ class HostEvaluator:
         while any(group.sent.size for group in groups):
             for index, group in enumerate(groups):
                 if group.sent.size:
-                    self._receive(lanes, index, group, ledger)
+                    self._receive(lanes, index, group, ledger, limit)
                     self._send(lanes, index, group, ledger, forward, seeds)
         return ledger
 
-    def _receive(self, lanes: Lanes, index: int, group: _Group, ledger: Ledger) -> None:
+    def _receive(self, lanes: Lanes, index: int, group: _Group, ledger: Ledger, limit: Any) -> None:
         ticks = asked(lanes.recv, index)
         sent = group.sent
         group.obs[sent] = ticks.obs
@@ -199,13 +196,13 @@ class HostEvaluator:
         pair = group.pair[sent]
         if ticks.lost.any():
             for lane in sent[ticks.lost]:
-                ledger.again(int(group.pair[lane]), getattr(lanes, "last_fault", "its simulator died"))
+                ledger.again(int(group.pair[lane]), lanes.last_fault or "its simulator died")
             group.pair[sent[ticks.lost]] = -1
             stepped &= ~ticks.lost
         moved = pair[stepped]
         ledger.returns[moved] += ticks.reward[stepped]
         ledger.lengths[moved] += 1
-        cut = (ledger.lengths[pair] >= self._limit) | self.horizon.over(ticks.metrics)
+        cut = (ledger.lengths[pair] >= limit) | self.horizon.over(ticks.metrics)
         ended = stepped & (ticks.terminated | ticks.truncated | cut)
         group.pair[sent[ended]] = -1
         group.fresh[sent] = False
@@ -257,6 +254,3 @@ def _finite_cost(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     bad = ~np.isfinite(cost)
     worst = cost[~bad].max() if not bad.all() else 0.0
     return np.where(bad, worst, cost).astype(np.float32), np.asarray(bad_return.sum(), np.int32)
-
-
-host_evaluator = HostEvaluator

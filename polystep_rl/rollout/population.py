@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxprs_in_params
 
+from polystep_rl.moments import moments_of_sums
 from polystep_rl.rollout import order as pairs_of
 from polystep_rl.rollout.lanes import LaneStates, Loop, Source, WeightsOf, hand_over, no_weights, no_work, stored
 from polystep_rl.rollout.order import WIDTH, padded
@@ -213,10 +214,7 @@ def _no_moments(obs: Array, collect: bool) -> tuple[Array, ...]:
 
 
 def _moments(lengths: Array, offset: Array, sums: list[Array]) -> Moments:
-    """Of the sums of x and x * x, x = obs - offset; zeros where there are none."""
+    """Moments from the sums of x and x * x, x = obs - offset; zeros where there are none."""
     if not sums:
         return Moments(jnp.zeros((), offset.dtype), jnp.zeros_like(offset), jnp.zeros_like(offset))
-    count = lengths.sum().astype(offset.dtype)
-    first, second = sums
-    mean = first / jnp.maximum(count, 1)
-    return Moments(count, offset + mean, jnp.maximum(second - count * mean * mean, 0))  # rounding, below 0
+    return moments_of_sums(lengths.sum().astype(offset.dtype), sums, offset, jnp.maximum)

@@ -31,10 +31,9 @@ from polystep_rl.runs.parts import make_scaled_policy, prior_moments
 from polystep_rl.runs.start import initial
 from polystep_rl.runs.summary import summarised
 from polystep_rl.runs.task import Task, its_own_error, keyword_arguments, make_env
-from polystep_rl.search.observing import INPUT
 from polystep_rl.settings.run import TrainConfig
 from polystep_rl.training.state import EVAL_COLUMNS, streak_after, streams
-from polystep_rl.types import Env, Evaluation, HostEnv, Key, Params, Policy, PolicySpec
+from polystep_rl.types import INPUT, INTEGER_PRECISIONS, Env, Evaluation, HostEnv, Key, Params, Policy, PolicySpec
 
 if TYPE_CHECKING:
     from polystep_rl.baselines.sb3.train import SB3Result
@@ -53,7 +52,7 @@ def static_numbers(spec: PolicySpec) -> Static:
         scales = {"offset": offset, "scale": scale}
         return {**made.params, INPUT: scales}
 
-    if spec.precision not in precision.INTEGER_PRECISIONS:
+    if spec.precision not in INTEGER_PRECISIONS:
         return Static(quantise=quantise)
     box = precision.action_plan(spec) if spec.head == "box" else None
     return Static(precision.plan(spec), precision.input_plan(spec), box, quantise)

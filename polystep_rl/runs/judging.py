@@ -19,14 +19,13 @@ from polystep_rl.rollout.host import HostEvaluator
 from polystep_rl.rollout.score import Horizon, Penalty
 from polystep_rl.runs.load import load_run
 from polystep_rl.runs.task import on_host
-from polystep_rl.settings.run import MAX_SEED
 from polystep_rl.training.state import streams
-from polystep_rl.types import Env, Evaluation, Evaluator, HostEnv, Key, Params, Policy
+from polystep_rl.types import MAX_RESET_SEED, MAX_SEED, Env, Evaluation, Evaluator, HostEnv, Key, Params, Policy
 
 
 def stream_seed(key: Key) -> int:
     """A seed for simulators that have a stream of their own."""
-    return int(jax.random.randint(key, (), 0, 2**31 - 1))
+    return int(jax.random.randint(key, (), 0, MAX_RESET_SEED))
 
 
 def make_evaluator(

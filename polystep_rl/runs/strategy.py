@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, cast
 
-from polystep_rl.errors import ConfigError
+from polystep_rl.errors import ConfigError, did_you_mean
 from polystep_rl.search.wrappers import averaged, transformed, within
 from polystep_rl.settings.algorithms import ALGORITHMS, AlgorithmSettings, Population, entry_of
 from polystep_rl.types import Strategy
@@ -42,8 +41,7 @@ def _check_class(algo: str) -> None:
 
     known = [*ALGORITHMS, *class_names()]
     if algo not in known and algo not in REFUSED:  # of those, evosax_es says why
-        close = difflib.get_close_matches(algo, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(ALGORITHMS)}"
+        hint = did_you_mean(algo, known, f"expected one of {', '.join(ALGORITHMS)}")
         raise ConfigError(f"unknown algorithm {algo!r}: {hint} (or the class name of one of evosax's)")
 
 

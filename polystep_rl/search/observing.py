@@ -15,9 +15,7 @@ import jax.numpy as jnp
 
 from polystep_rl.moments import input_scales, merge
 from polystep_rl.search.wrappers import wrap
-from polystep_rl.types import Array, Info, Moments, Params, Proposal, PyTree, Strategy
-
-INPUT = "input"
+from polystep_rl.types import INPUT, Array, Info, Moments, Params, Proposal, PyTree, Strategy
 
 
 class Observed(NamedTuple):

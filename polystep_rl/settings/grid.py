@@ -17,7 +17,8 @@ from polystep_rl.errors import ConfigError
 from polystep_rl.files import safe_name
 from polystep_rl.settings.checks import Config, Count, Natural
 from polystep_rl.settings.presets import preset
-from polystep_rl.settings.run import MAX_SEED, Precision, TrainConfig, from_plain
+from polystep_rl.settings.run import TrainConfig, from_plain
+from polystep_rl.types import MAX_SEED, Precision
 
 EVALUATIONS = 25  # points of a learning curve
 

@@ -15,15 +15,12 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from polystep_rl.errors import ConfigError, SettingsFileError, _suggest
+from polystep_rl.errors import ConfigError, SettingsFileError, in_brackets
 from polystep_rl.settings.algorithms import GRADIENT, AlgorithmSettings, SearchConfig, settings_class
 from polystep_rl.settings.checks import Config, Count, NotNegative, Positive, Range
-
-Precision = Literal["float32", "int8", "binary", "int8-act", "binary-act"]
-
+from polystep_rl.types import MAX_SEED, Precision
 
 MAX_GROWING = 2**31 - 1  # the fraction of the budget that is spent is counted in int32
-MAX_SEED = 2**32 - 1  # beyond it, jax.random.key gives the same stream to many seeds
 
 
 @dataclass(frozen=True)
@@ -193,7 +190,7 @@ def from_plain(cls: type[Config], values: Any, where: str = "configuration") -> 
     hints, values = cls.prepared(values)
     for name in values:
         if name not in hints:
-            raise ConfigError(f"{where}: unknown setting {reprlib.repr(name)}{_suggest(str(name), hints)}")
+            raise ConfigError(f"{where}: unknown setting {reprlib.repr(name)}{in_brackets(str(name), hints)}")
     return cls(**{name: _checked(hints[name], value, f"{where}: {name}") for name, value in values.items()})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from polystep_rl.envs.robots.locomotion import commanded, poses
 from polystep_rl.envs.robots.playground_models import scene
-from polystep_rl.recording import Recorded, record
+from polystep_rl.rollout.recording import Recorded, record
 from polystep_rl.training.state import streams
 from polystep_rl.walking.judge import seconds_per_step, survival, varied
 from polystep_rl.walking.pictures import COMMANDS, Look, film, obeying, velocities

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polystep_rl.envs.robots.locomotion import commanded
-from polystep_rl.recording import Recorded, record
+from polystep_rl.rollout.recording import Recorded, record
 from polystep_rl.runs.judging import simulator_facts
 from polystep_rl.runs.task import keyword_arguments, make_env
 from polystep_rl.training.state import streams

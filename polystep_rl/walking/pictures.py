@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polystep_rl.errors import ConfigError
-from polystep_rl.recording import Recorded
+from polystep_rl.rollout.recording import Recorded
 from polystep_rl.walking.tracking import AXES
 
 COMMANDS = {  # forward and left in m/s, turn to the left in rad/s

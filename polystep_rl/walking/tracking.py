@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from polystep_rl.analysis.stats import mean, stratified_bootstrap
-from polystep_rl.recording import Recorded
+from polystep_rl.rollout.recording import Recorded
 from polystep_rl.types import TERM
 
 DIRECTIONS = ("stand", "forward", "backward", "sideways", "turn")

@@ -38,7 +38,7 @@ from humanoid import g1_gpu
 
 from polystep_rl.files import write_atomic
 from polystep_rl.machine import setup_jax, system_info
-from polystep_rl.policies import PRECISIONS
+from polystep_rl.types import PRECISIONS
 
 Section = Literal["rollout", "parity", "memory", "g1"]
 WEIGHTS: dict[Section, float] = {"rollout": 3, "parity": 3, "memory": 3, "g1": 2}  # of the minutes

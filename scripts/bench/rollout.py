@@ -41,10 +41,9 @@ from bench.peers.process import EVOSAX, PEERS, Peer
 from bench.peers.protocol import timed
 
 from polystep_rl.machine import setup_jax, system_info
-from polystep_rl.policies import PRECISIONS
 from polystep_rl.rollout.device import DeviceEvaluator
 from polystep_rl.runs.load import LoadedRun, load_run
-from polystep_rl.types import Params, PolicySpec
+from polystep_rl.types import PRECISIONS, Params, PolicySpec
 
 ENVS = {"CartPole-v1": 500.0, "Acrobot-v1": -95.0}  # and the evaluation return at which training stops
 POPULATIONS = ("random", "solved")

@@ -27,7 +27,7 @@ from polystep_rl.envs import make_any
 from polystep_rl.envs.robots.locomotion import gait_sides
 from polystep_rl.machine import setup_jax
 from polystep_rl.policies import make_policy
-from polystep_rl.recording import Recorded, record
+from polystep_rl.rollout.recording import Recorded, record
 from polystep_rl.types import TERM
 from polystep_rl.walking.judge import SECONDS_PER_STEP
 

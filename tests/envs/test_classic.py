@@ -8,11 +8,11 @@ import pytest
 from scipy import stats
 
 from polystep_rl import envs
-from polystep_rl.envs.classic import sincos
 from polystep_rl.envs.classic.acrobot import MAX_VEL_1, MAX_VEL_2, Acrobot
 from polystep_rl.envs.classic.cartpole import CartPoleState
 from polystep_rl.envs.classic.mountain_car import MountainCarState
 from polystep_rl.envs.classic.pendulum import Pendulum
+from polystep_rl.envs.classic.trig import sincos
 
 # id -> (our state from Gymnasium's variables, bounds of what is reachable, variables of the state)
 MAKE_STATE = {

@@ -3,15 +3,15 @@
 import functools
 import re
 import reprlib
-import typing
 from importlib import resources
 from typing import Any
 
 import yaml
 
-from polystep_rl.errors import ConfigError, _suggest
+from polystep_rl.errors import ConfigError, in_brackets
 from polystep_rl.settings.algorithms import ALGORITHMS, GRADIENT
-from polystep_rl.settings.run import SEARCH_ONLY, Precision, TrainConfig, from_plain
+from polystep_rl.settings.run import SEARCH_ONLY, TrainConfig, from_plain
+from polystep_rl.types import PRECISIONS
 
 PRESETS = ("tuned", "compare", "repair", "paper")
 
@@ -38,16 +38,14 @@ def preset(env: str, policy: str, name: str = "tuned", algo: str = "polystep") -
     Raises:
         ConfigError: an unknown preset, or one without settings for this environment.
     """
-    if policy not in typing.get_args(Precision):
-        expected = ", ".join(typing.get_args(Precision))
-        raise ConfigError(
-            f"unknown policy {policy!r}{_suggest(policy, typing.get_args(Precision))}; expected {expected}"
-        )
+    if policy not in PRECISIONS:
+        expected = ", ".join(PRECISIONS)
+        raise ConfigError(f"unknown policy {policy!r}{in_brackets(policy, PRECISIONS)}; expected {expected}")
     if not re.fullmatch(r"[A-Za-z][\w-]*", algo):
-        raise ConfigError(f"unknown algorithm {reprlib.repr(algo)}{_suggest(algo, ALGORITHMS)}")
+        raise ConfigError(f"unknown algorithm {reprlib.repr(algo)}{in_brackets(algo, ALGORITHMS)}")
     known = _presets(algo)
     if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}{_suggest(name, PRESETS)}; expected one of {', '.join(PRESETS)}")
+        raise ConfigError(f"unknown preset {name!r}{in_brackets(name, PRESETS)}; expected one of {', '.join(PRESETS)}")
     if name == "paper" and name not in known:
         raise ConfigError(f"algorithm {algo!r} has no preset {name!r}, only {', '.join(known) or 'its defaults'}")
     fallbacks = {"repair": ("tuned", "compare"), "tuned": ("compare",)}.get(name, ())

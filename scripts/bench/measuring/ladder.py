@@ -19,8 +19,9 @@ from bench.measuring import operations, peak
 from bench.peers.protocol import timed
 
 from polystep_rl.envs import make
-from polystep_rl.policies import PRECISIONS, make_policy
+from polystep_rl.policies import make_policy
 from polystep_rl.rollout.device import DeviceEvaluator
+from polystep_rl.types import PRECISIONS
 
 ENVS = {"CartPole-v1": 22, "Acrobot-v1": 480, "Pendulum-v1": 200}  # and about how long random policies last, steps
 HIDDEN = (16, 64, 256)

@@ -1,4 +1,4 @@
-"""Whole episodes of one policy, step by step: rewards and what the environment measures beside them."""
+"""Records episodes of one policy step by step: rewards, and what the environment measures beside them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polystep_rl.rollout.bookkeeping import SimulatorError
-from polystep_rl.rollout.host import MAX_SEED, asked
+from polystep_rl.rollout.episodes import host_ticks, reset_seeds
 from polystep_rl.types import Array, Env, HostEnv, Key, Params, Policy
 
 CHUNK = 50  # steps on the device between two looks at who is left
@@ -33,7 +32,7 @@ def record(env: Env | HostEnv, policy: Policy, params: Params, episodes: int, ke
     """Roll out one policy for some episodes, all at once, each on its own seed: those of an evaluation with this key.
 
     Args:
-        env: the environment; on the host its ``measuring()``, where it has one, fills the metrics.
+        env: the environment; on the host its ``measuring()`` fills the metrics.
         policy, params: one policy, leaves without a candidate axis.
         episodes: n, at least 1.
         key: of the episodes.
@@ -49,29 +48,18 @@ def record(env: Env | HostEnv, policy: Policy, params: Params, episodes: int, ke
 
 
 def _on_host(env: HostEnv, act: Any, episodes: int, key: Key) -> Recorded:
-    env = env.measuring() if hasattr(env, "measuring") else env
-    seeds = np.asarray(jax.random.randint(key, (episodes,), 0, MAX_SEED), np.int64)
-    lanes = asked(env.lanes, episodes, 1, int(seeds[0]))
-    alive, obs = np.arange(episodes), np.zeros((episodes, *env.spec.observation_space.shape), np.float32)
-    actions = np.asarray(act(obs))
-    fell = np.zeros(episodes, bool)
+    env = env.measuring()
+    obs, fell = np.zeros((episodes, *env.spec.observation_space.shape), np.float32), np.zeros(episodes, bool)
     rows: list[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
-    try:
-        for step in range(env.spec.horizon + 1):
-            asked(lanes.send, 0, alive, actions[alive], seeds[alive] if step == 0 else np.full(len(alive), -1))
-            ticks = asked(lanes.recv, 0)
-            if ticks.lost.any():
-                raise SimulatorError(getattr(lanes, "last_fault", "") or "a simulator died")
-            obs[alive] = ticks.obs
-            if step > 0:
-                rows.append((alive, ticks.reward, ticks.metrics))
-            fell[alive] = ticks.terminated
-            alive = alive[~(ticks.terminated | ticks.truncated)]
-            if not alive.size:
-                break
-            actions = np.asarray(act(obs))
-    finally:
-        lanes.close()
+
+    def choose(alive: np.ndarray, began: np.ndarray) -> np.ndarray:
+        return np.asarray(act(obs))[alive]  # of all episodes: one shape to compile
+
+    for tick in host_ticks(env, reset_seeds(key, episodes), choose):
+        obs[tick.episodes] = tick.obs
+        fell[tick.episodes] = tick.terminated
+        if not tick.began.all():
+            rows.append((tick.episodes, tick.reward, tick.metrics))
 
     def spread(values: list[np.ndarray], dtype: Any) -> np.ndarray:
         table = np.zeros((len(rows), episodes, *values[0].shape[1:]), dtype)
