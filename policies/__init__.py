@@ -7,6 +7,8 @@ and safetensors, not JAX.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from polystep_rl.types import INPUT, PRECISIONS
+
 if TYPE_CHECKING:
     from polystep_rl.policies.convert import ForeignMLP, from_foreign, load_foreign
     from polystep_rl.policies.deployed import frozen, integers
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from polystep_rl.policies.layers import sign_pm1
     from polystep_rl.policies.mlp import make_policy, mlp_policy
     from polystep_rl.policies.precision import bounds
-    from polystep_rl.policies.quantise.post_training import Quantised, agreement, quantise
+    from polystep_rl.policies.quantisation.post_training import Quantised, agreement, quantise
     from polystep_rl.policies.runtime import NumpyPolicy
 
 _MODULES = {
@@ -23,13 +25,15 @@ _MODULES = {
     "io": ("PolicyFileError", "SavedPolicy", "load_policy", "save_policy"),
     "layers": ("sign_pm1",),
     "mlp": ("make_policy", "mlp_policy"),
-    "quantise.post_training": ("Quantised", "agreement", "quantise"),
+    "quantisation.post_training": ("Quantised", "agreement", "quantise"),
     "precision": ("bounds",),
     "runtime": ("NumpyPolicy",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "INPUT",
+    "PRECISIONS",
     "ForeignMLP",
     "NumpyPolicy",
     "PolicyFileError",

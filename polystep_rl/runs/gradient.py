@@ -21,7 +21,7 @@ from polystep_rl.errors import ConfigError
 from polystep_rl.moments import RunningScales
 from polystep_rl.policies import frozen, mlp_policy, precision, save_policy
 from polystep_rl.policies.io import BEST_POLICY, POLICY
-from polystep_rl.policies.quantise.post_training import quantise as fit
+from polystep_rl.policies.quantisation.post_training import quantise as fit
 from polystep_rl.records.folder import RunDir
 from polystep_rl.runs.display import Display
 from polystep_rl.runs.judging import centre_evaluator, evaluate_on_test, simulator_facts, summarise

@@ -28,7 +28,7 @@ from _common import write_record
 from polystep_rl.envs import make_any
 from polystep_rl.machine import setup_jax
 from polystep_rl.policies import mlp_policy
-from polystep_rl.policies.quantise.post_training import agreement, quantise
+from polystep_rl.policies.quantisation.post_training import agreement, quantise
 from polystep_rl.rollout.calibration import observations
 from polystep_rl.rollout.host import HostEvaluator
 from polystep_rl.runs.start import read_policy

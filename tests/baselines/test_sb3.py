@@ -15,7 +15,7 @@ from polystep_rl.baselines.arithmetic import Static  # noqa: E402
 from polystep_rl.baselines.sb3 import train as sb3  # noqa: E402
 from polystep_rl.baselines.sb3.network import QuantisedNetwork, straight_through  # noqa: E402
 from polystep_rl.policies import mlp_policy, precision  # noqa: E402
-from polystep_rl.policies.quantise.layerwise import layerwise  # noqa: E402
+from polystep_rl.policies.quantisation.layerwise import layerwise  # noqa: E402
 from polystep_rl.types import PolicySpec  # noqa: E402
 
 PPO = {"n_envs": 4, "n_steps": 64, "batch_size": 64, "n_epochs": 4, "learning_rate": 5e-3}

@@ -17,7 +17,7 @@ from polystep_rl.baselines.arithmetic import Static  # noqa: E402
 from polystep_rl.baselines.sb3 import train as sb3  # noqa: E402
 from polystep_rl.baselines.sb3.network import REACH_LIMIT, QuantisedNetwork  # noqa: E402
 from polystep_rl.policies import mlp_policy, precision  # noqa: E402
-from polystep_rl.policies.quantise.layerwise import layerwise  # noqa: E402
+from polystep_rl.policies.quantisation.layerwise import layerwise  # noqa: E402
 from polystep_rl.types import PolicySpec  # noqa: E402
 
 LOW, HIGH = (-2.0, 0.5), (1.0, 0.75)  # neither symmetric nor of one size

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from polystep_rl.policies import mlp_policy, precision
-from polystep_rl.policies.quantise.layerwise import layerwise
+from polystep_rl.policies.quantisation.layerwise import layerwise
 from polystep_rl.types import PolicySpec
 
 BOX = ((-2.0, -1.0), (2.0, 3.0))

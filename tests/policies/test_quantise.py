@@ -8,10 +8,10 @@ import pytest
 from polystep_rl import policies
 from polystep_rl.policies import mlp_policy
 from polystep_rl.policies.precision import layer_sizes
-from polystep_rl.policies.quantise.binarise import _best_bias, binarise
-from polystep_rl.policies.quantise.descent import _Network, descend
-from polystep_rl.policies.quantise.layerwise import layerwise
-from polystep_rl.policies.quantise.post_training import agreement, rescaled
+from polystep_rl.policies.quantisation.binarise import _best_bias, binarise
+from polystep_rl.policies.quantisation.descent import _Network, descend
+from polystep_rl.policies.quantisation.layerwise import layerwise
+from polystep_rl.policies.quantisation.post_training import agreement, rescaled
 from polystep_rl.policies.runtime import Network, actions, choices
 from polystep_rl.types import PolicySpec
 

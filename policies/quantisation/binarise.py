@@ -21,7 +21,7 @@ import numpy as np
 
 from polystep_rl.policies.forward import activation, finite, float_targets, normalised, quantised_input, squash
 from polystep_rl.policies.precision import LayerPlan, plan
-from polystep_rl.policies.quantise.layerwise import Layers, ridge, slope
+from polystep_rl.policies.quantisation.layerwise import Layers, ridge, slope
 from polystep_rl.types import INPUT_UNIT, QMAX, Params, PolicySpec
 
 SWEEPS = 3  # over all signs of a layer

@@ -15,7 +15,7 @@ import numpy as np
 from polystep_rl.policies.deployed import integer_weights
 from polystep_rl.policies.forward import activate, finite, quantised_input
 from polystep_rl.policies.precision import LayerPlan, plan, weight_unit
-from polystep_rl.policies.quantise.layerwise import Layers
+from polystep_rl.policies.quantisation.layerwise import Layers
 from polystep_rl.types import QMAX, WEIGHT_UNIT, PolicySpec
 
 TRIALS = 20_000  # changes that are tried

@@ -35,9 +35,9 @@ import numpy as np
 from polystep_rl.policies.deployed import frozen, integer_weights
 from polystep_rl.policies.forward import finite, float_targets, squash
 from polystep_rl.policies.precision import GAINS, check_precision, check_spec, plan, weight_unit
-from polystep_rl.policies.quantise.binarise import binarise, sized
-from polystep_rl.policies.quantise.descent import TRIALS, descend
-from polystep_rl.policies.quantise.layerwise import Layers, layerwise
+from polystep_rl.policies.quantisation.binarise import binarise, sized
+from polystep_rl.policies.quantisation.descent import TRIALS, descend
+from polystep_rl.policies.quantisation.layerwise import Layers, layerwise
 from polystep_rl.policies.runtime import Network, actions, choices
 from polystep_rl.types import INPUT_UNIT, INTEGER_PRECISIONS, QMAX, Params, PolicySpec
 
