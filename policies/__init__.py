@@ -12,7 +12,7 @@ from polystep_rl.types import INPUT, PRECISIONS
 if TYPE_CHECKING:
     from polystep_rl.policies.convert import ForeignMLP, from_foreign, load_foreign
     from polystep_rl.policies.deployed import frozen, integers
-    from polystep_rl.policies.io import PolicyFileError, SavedPolicy, load_policy, save_policy
+    from polystep_rl.policies.io import PolicyFileError, SavedPolicy, read_policy, save_policy
     from polystep_rl.policies.layers import sign_pm1
     from polystep_rl.policies.mlp import make_policy, mlp_policy
     from polystep_rl.policies.precision import bounds
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "convert": ("ForeignMLP", "from_foreign", "load_foreign"),
     "deployed": ("frozen", "integers"),
-    "io": ("PolicyFileError", "SavedPolicy", "load_policy", "save_policy"),
+    "io": ("PolicyFileError", "SavedPolicy", "read_policy", "save_policy"),
     "layers": ("sign_pm1",),
     "mlp": ("make_policy", "mlp_policy"),
     "quantisation.post_training": ("Quantised", "agreement", "quantise"),
@@ -45,7 +45,7 @@ __all__ = [
     "frozen",
     "integers",
     "load_foreign",
-    "load_policy",
+    "read_policy",
     "make_policy",
     "mlp_policy",
     "quantise",

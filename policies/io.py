@@ -70,7 +70,7 @@ def save_policy(path: str | os.PathLike[str], spec: PolicySpec, params: Params, 
     return stem
 
 
-def load_policy(path: str | os.PathLike[str]) -> SavedPolicy:
+def read_policy(path: str | os.PathLike[str]) -> SavedPolicy:
     """Read what :func:`save_policy` wrote. Raises PolicyFileError, in one line, for anything else."""
     stem = _stem(path)
     tensor_path, json_path = stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")

@@ -12,7 +12,7 @@ import numpy as np
 
 from polystep_rl.policies.deployed import frozen, integer_weights
 from polystep_rl.policies.forward import activate, float_layers, pre_activations, quantised_input, squash
-from polystep_rl.policies.io import find_policy, load_policy
+from polystep_rl.policies.io import find_policy, read_policy
 from polystep_rl.policies.precision import action_plan, plan
 from polystep_rl.policies.sides import joined
 from polystep_rl.types import Params, PolicySpec
@@ -122,5 +122,5 @@ def load(path: str | os.PathLike[str]) -> NumpyPolicy:
     Raises:
         PolicyFileError: nothing of that name, or damaged or foreign files, in one line.
     """
-    saved = load_policy(find_policy(path))
+    saved = read_policy(find_policy(path))
     return NumpyPolicy(saved.spec, saved.params, saved.meta)

@@ -22,17 +22,27 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def block(marker: str) -> str:
+def block(marker: str, text: str | None = None) -> str:
     """The fenced block that follows a marker."""
-    found = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert found, f"README.md has no block after its marker {marker}"
+    found = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", text or README, re.DOTALL)
+    assert found, f"no block after the marker {marker}"
     return found.group(1)
 
 
-def test_the_python_example_trains(capsys):
+def test_the_python_example_trains(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(block("python-example"), "README.md", "exec"), names)
-    assert names["result"].stopped_by == "stop_reward"
+    run = names["run"]
+    assert run.summary["stopped_by"] == "stop_reward" and run.summary["eval"]["mean_return"] == 500
+    assert names["action"] in (0, 1) and run.path.parent == Path("runs")
+    assert capsys.readouterr().out.startswith("500.0 ")
+
+
+def test_the_loop_that_is_built_by_hand_trains(capsys):
+    names = {}
+    text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    exec(compile(block("loop-example", text), "library.md", "exec"), names)
     assert names["result"].progress.best_return == 500
     assert names["result"].progress.env_steps <= 1_000_000
     assert capsys.readouterr().out.startswith("stop_reward 500.0")

@@ -18,7 +18,7 @@ from polystep_rl.policies.export import bundle
 from polystep_rl.policies.export.vectors import Comparer, random_observations
 from polystep_rl.rollout.episodes import Played, play
 from polystep_rl.runs.load import load_run
-from polystep_rl.runs.start import is_foreign, quantised, read_policy
+from polystep_rl.runs.start import given_policy, is_foreign, quantised
 from polystep_rl.runs.task import Task, make_env
 from polystep_rl.training.state import streams
 from polystep_rl.types import Env, HostEnv, Params, PolicySpec
@@ -50,7 +50,7 @@ def read(path: Path, which: str | None = None, precision: str | None = None, env
     if path.suffix == ".zip" or (not path.is_dir() and is_foreign(path)):
         if env is None:
             raise ConfigError(f"{path}: does not say for which environment it is; name it with `env`")
-        spec, params = read_policy(path)
+        spec, params = given_policy(path)
         meta: dict[str, Any] = {"env": env, "source": path.name}
         task, seed = Task(env), 0
     else:

@@ -59,9 +59,9 @@ def verified(folder: Path, checks: Checks = Checks()) -> dict[str, Any]:
     """
     from polystep_rl.policies.export import bundle, native
     from polystep_rl.policies.export.vectors import Comparer, random_observations
-    from polystep_rl.policies.io import load_policy
+    from polystep_rl.policies.io import read_policy
 
-    saved = load_policy(folder)
+    saved = read_policy(folder)
     bundle.check_files(folder, saved.meta)
     name = saved.meta["name"]
     given = read(folder)

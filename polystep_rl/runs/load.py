@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from polystep_rl.errors import ConfigError
 from polystep_rl.policies import mlp_policy
-from polystep_rl.policies.io import POLICY, SavedPolicy, find_policy, load_policy
+from polystep_rl.policies.io import POLICY, SavedPolicy, find_policy, read_policy
 from polystep_rl.runs.task import Task, make_env
 from polystep_rl.settings.run import load_yaml
 from polystep_rl.types import Env, HostEnv, Params, Policy
@@ -40,7 +40,7 @@ def load_run(path: Path, which: str | None = None) -> LoadedRun:
             load_yaml(path / "config.yaml")  # says so where it is no run at all
         raise ConfigError(str(error)) from None
     seed = load_yaml(folder / "config.yaml").seed if folder.is_dir() and not bundle else 0
-    saved: SavedPolicy = load_policy(path)
+    saved: SavedPolicy = read_policy(path)
     if not isinstance(saved.meta.get("env"), str):
         raise ValueError(f"{path}: does not say for which environment it is")
     task = Task.of(saved.meta)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from polystep_rl.errors import ConfigError
-from polystep_rl.policies import frozen, load_policy, make_policy, mlp_policy, quantise
+from polystep_rl.policies import frozen, make_policy, mlp_policy, quantise, read_policy
 from polystep_rl.policies.convert import ForeignMLP, from_foreign, load_foreign
 from polystep_rl.policies.io import FORMAT, find_policy
 from polystep_rl.rollout.calibration import observations
@@ -35,7 +35,7 @@ class Initial(NamedTuple):
     report: dict[str, Any]  # of the quantiser: what it chose and measured; empty where nothing was quantised
 
 
-def read_policy(path: Path) -> tuple[PolicySpec, Params]:
+def given_policy(path: Path) -> tuple[PolicySpec, Params]:
     """The policy in a run folder, a policy file of ours, a model of stable-baselines3 (.zip), or a foreign MLP.
 
     Raises:
@@ -54,7 +54,7 @@ def read_policy(path: Path) -> tuple[PolicySpec, Params]:
         path = find_policy(path)
     if is_foreign(path):
         return from_foreign(load_foreign(path))
-    saved = load_policy(path)
+    saved = read_policy(path)
     return frozen(saved.spec, saved.params)
 
 
@@ -63,7 +63,7 @@ def is_foreign(path: Path) -> bool:
     try:
         described = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # `load_policy` says what is wrong
+        return False  # `read_policy` says what is wrong
     return not (isinstance(described, dict) and described.get("format") == FORMAT)
 
 
@@ -74,7 +74,7 @@ def initial(env: Env | HostEnv, config: TrainConfig) -> Initial:
         ConfigError: a policy that does not fit the environment, or cannot be quantised.
     """
     assert config.init is not None
-    spec, params = read_policy(Path(config.init))
+    spec, params = given_policy(Path(config.init))
     _check_fits(env, spec, config.init)
     if spec.precision == config.policy:
         if config.init_widen > 1:

@@ -14,7 +14,7 @@ import numpy as np
 
 from polystep_rl.errors import ConfigError
 from polystep_rl.machine import ensure_jax
-from polystep_rl.policies import load_policy, mlp_policy, save_policy
+from polystep_rl.policies import mlp_policy, read_policy, save_policy
 from polystep_rl.policies.runtime import NumpyPolicy, load
 from polystep_rl.processes import everyone, same_everywhere
 from polystep_rl.records.metrics import Value, read_metrics
@@ -183,7 +183,7 @@ def judge_start(observer: Watcher, progress: Progress) -> tuple[Progress, dict[s
             eval_env_steps=np.asarray(progress.eval_env_steps + found.env_steps, np.int64),
         )
     file = None if observer.run is None else observer.run.path / INIT_FILE
-    saved = load_policy(file).meta["init"] if file is not None and file.with_suffix(".json").exists() else None
+    saved = read_policy(file).meta["init"] if file is not None and file.with_suffix(".json").exists() else None
     if everyone(np.bool_(saved is not None))[0]:
         return progress, {"init": saved}
     judge = partial(evaluate_on_test, parts.env, episodes=config.test_episodes, seed=config.seed)

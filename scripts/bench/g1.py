@@ -35,7 +35,7 @@ from polystep_rl.envs.robots.locomotion import gait_sides
 from polystep_rl.envs.robots.playground_models import tree_without_visuals
 from polystep_rl.machine import setup_jax
 from polystep_rl.policies import make_policy, mlp_policy
-from polystep_rl.policies.io import load_policy
+from polystep_rl.policies.io import read_policy
 from polystep_rl.rollout.host import HostEvaluator, HostLayout
 from polystep_rl.runs.polystep import build_strategy
 from polystep_rl.settings.algorithms import SearchConfig
@@ -66,7 +66,7 @@ class Args:
 def generation(env: HostEnv, args: Args, trained: bool) -> tuple[Callable[[int], float], Callable[[], None]]:
     """A function that runs a generation and gives its env steps per second, and one that gives the lanes back."""
     if trained:
-        saved = load_policy(args.trained)
+        saved = read_policy(args.trained)
         policy, start = mlp_policy(saved.spec), jax.tree.map(jnp.asarray, saved.params)
         episodes = max(1, args.episodes // 4)
     else:

@@ -31,7 +31,7 @@ from polystep_rl.policies import mlp_policy
 from polystep_rl.policies.quantisation.post_training import agreement, quantise
 from polystep_rl.rollout.calibration import observations
 from polystep_rl.rollout.host import HostEvaluator
-from polystep_rl.runs.start import read_policy
+from polystep_rl.runs.start import given_policy
 from polystep_rl.runs.task import CALIBRATION_SEED
 from polystep_rl.types import HostEnv, Params, PolicySpec
 
@@ -62,7 +62,7 @@ def length(env: HostEnv, spec: PolicySpec, params: Params, args: Args) -> float:
 
 def rows_of(path: Path, env: HostEnv, args: Args) -> list[dict[str, Any]]:
     """The float policy, and what becomes of it: length, and how far the actions are off in units of the box."""
-    spec, params = read_policy(path)
+    spec, params = given_policy(path)
     policy = mlp_policy(spec)
     seen = observations(
         env, jax.random.key(CALIBRATION_SEED), 16, functools.partial(policy.act_deployed, policy.deploy(params))
