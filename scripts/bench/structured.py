@@ -31,6 +31,7 @@ from _common import write_record
 from polystep_rl.baselines.eggroll import eggroll
 from polystep_rl.policies import mlp_policy
 from polystep_rl.search import polystep, subspace
+from polystep_rl.search.wrappers import averaged
 from polystep_rl.types import Params, Policy, PolicySpec, Strategy, Structured
 
 WIDTHS = {  # observations, hidden layers, actions
@@ -63,6 +64,8 @@ class Args:
     """For each candidate."""
     turns: int = 3
     """Measurements of each; the best one counts."""
+    averaging: float = 0.0
+    """Wrap the searches in a moving average of their centre with this decay, as presets of host tasks have it."""
     child: tuple[str, ...] = ()
     """Measure this size, search and route in this process and print the figures."""
 
@@ -73,18 +76,22 @@ def policy_of(size: str) -> Policy:
     return mlp_policy(PolicySpec(obs, tuple(hidden), "float32", "box", actions, low, high, (0.0,) * obs, (1.0,) * obs))
 
 
-def search_of(name: str, candidates: int) -> Strategy:
+def search_of(name: str, args: Args) -> Strategy:
     """EGGROLL asks for so many candidates; PolyStep for two of every coordinate, of which so many are evaluated."""
     if name == "eggroll":
-        return eggroll(candidates, rank=1)
-    return polystep.polystep(subspace.factored(RANK), polystep.Geometry(dim=DIM), redraw_every=1)
+        strategy = eggroll(args.candidates, rank=1)
+    else:
+        strategy = polystep.polystep(subspace.factored(RANK), polystep.Geometry(dim=DIM), redraw_every=1)
+    return averaged(strategy, args.averaging) if args.averaging > 0 else strategy
 
 
 def measure(size: str, search: str, route: str, args: Args) -> dict[str, float]:
     """Seconds of the forward passes of a generation, and of all of it; peak memory of this process."""
     policy, n = policy_of(size), args.candidates
     params = policy.init(jax.random.key(0))
-    strategy = search_of(search, n)
+    strategy = search_of(search, args)
+    if route == "structured" and strategy.structure is None:
+        route = "built"  # a search without structure builds its candidates
     obs = jax.random.normal(jax.random.key(1), (policy.spec.obs_size, n, args.observations))
     group = max(1, min(n, LANES // args.observations))
     many = sum(x.size for x in jax.tree.leaves(params)) * 4
@@ -164,6 +171,7 @@ def matmul_forward(policy: Policy, deployed: Params, obs: jax.Array) -> jax.Arra
 def child(size: str, search: str, route: str, args: Args) -> dict[str, float]:
     """`measure` in a process of its own."""
     numbers = ("--candidates", args.candidates, "--observations", args.observations, "--turns", args.turns)
+    numbers += ("--averaging", args.averaging)
     command = [sys.executable, __file__, "--child", size, search, route, *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
