@@ -1,4 +1,4 @@
-"""What gradient baselines need of a policy's arithmetic, handed in because baselines do not import policies."""
+"""A policy's arithmetic for gradient baselines, handed in because baselines do not import policies."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Factors(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The parts, checked."""
+    """The checked parts of the strategy."""
 
     population: int
     sigma: optax.Schedule
@@ -124,7 +124,7 @@ def perturbations(rank: int, state: DescentState, members: Members) -> PyTree:
 
 
 def _combine(perturbation: Factors | Array, weight: Array) -> Array:
-    """sum_i w_i E_i from weights (c,): (m, k), and no (c, m, k) on the way."""
+    """sum_i w_i E_i from weights (c,): (m, k), without an array (c, m, k)."""
     if not isinstance(perturbation, Factors):
         return jnp.tensordot(weight, perturbation, axes=1, precision=HIGHEST)
     weighted = weight[:, None, None] * perturbation.a

@@ -89,9 +89,9 @@ def evosax_strategy(
         name: its class name, such as "CMA_ES".
         population: candidates in a generation.
         sigma: initial standard deviation, or a schedule over generations where the algorithm takes one.
-        optimizer: what the centre's update passes through, where the algorithm takes one.
+        optimizer: applied to the centre's update, where the algorithm takes one.
         options: values of the algorithm's own Params, by name.
-        attributes: values of what the algorithm can be told after it has been made, such as its elite_ratio.
+        attributes: values of attributes that are set after the algorithm was made, such as its elite_ratio.
 
     Raises:
         ValueError: an unknown name, or a setting that the algorithm does not have.

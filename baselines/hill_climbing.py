@@ -1,8 +1,8 @@
 """Hill climbing: try a few Gaussian steps from the centre, and take the best one if it is strictly better.
 
-The floor of the comparison: a method that has to be beaten before its machinery means anything. The centre is a
-candidate of every generation, so that it meets the same episodes as its rivals (common random numbers). Where the
-episodes are drawn anew, a step taken by luck of its episodes is not taken back by itself.
+This is the floor of a comparison: a method worth its machinery beats it. The centre is a candidate of every
+generation, so that it meets the same episodes as its rivals (common random numbers). Where the episodes are drawn anew,
+a step taken by luck of its episodes is not taken back by itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RANGE = 1000.0  # the adapted scale stays between 1 / RANGE and RANGE: no run of
 
 
 class HillState(NamedTuple):
-    """Everything needed to go on."""
+    """State of a hill climber."""
 
     step: Array  # () int32, generations told
     key: Key  # all perturbations are drawn from it, a seed and a number
@@ -33,7 +33,7 @@ class HillState(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The parts, checked."""
+    """The checked parts of the strategy."""
 
     population: int
     sigma: optax.Schedule

@@ -46,7 +46,7 @@ class Members(NamedTuple):
 
 
 class DescentState(NamedTuple):
-    """Everything needed to go on."""
+    """State of a search along estimated gradients."""
 
     step: Array  # () int32, generations told
     key: Key  # all perturbations are drawn from it, a seed and a number
@@ -55,7 +55,7 @@ class DescentState(NamedTuple):
 
 
 def schedule_of(name: str, sigma: float | optax.Schedule) -> optax.Schedule:
-    """A schedule as it is, a number as a constant one. Raises ValueError for a number not above 0."""
+    """Return a schedule unchanged and a number as a constant schedule. Raises ValueError for a number not above 0."""
     if callable(sigma):
         return sigma
     if not sigma > 0:
@@ -64,7 +64,7 @@ def schedule_of(name: str, sigma: float | optax.Schedule) -> optax.Schedule:
 
 
 def checked(name: str, params: Params) -> Params:
-    """The parameters as arrays of their own dtype. Raises ValueError for none, or a leaf not of floating point."""
+    """Return the parameters as arrays of their own dtype. ValueError if there are none, or a leaf is no float."""
     leaves = jax.tree.leaves(params)
     if sum(jnp.size(leaf) for leaf in leaves) == 0:
         raise ValueError(f"{name}: the parameters have no entries, expected at least one")
@@ -105,7 +105,7 @@ def norm(tree: PyTree) -> Array:
 
 
 def spread(cost: Array) -> Info:
-    """What every log shows of a generation's costs (n,)."""
+    """Best, mean and worst of a generation's costs (n,), for the log."""
     return {"cost_best": jnp.min(cost), "cost_mean": jnp.mean(cost), "cost_worst": jnp.max(cost)}
 
 
@@ -120,7 +120,7 @@ def descend(
 
 
 class _Spsa(NamedTuple):
-    """The parts, checked."""
+    """The checked parts of the strategy."""
 
     pairs: int
     sigma: optax.Schedule

@@ -1,4 +1,4 @@
-"""From the costs of a population to the weights of an evolution strategy. Lower cost, lower weight.
+"""Turns the costs of a population into the weights of an evolution strategy. Lower cost, lower weight.
 
 A shaping is a pure function (n,) -> (n,) of mean zero, blind to a constant added to all costs. Costs that are not
 finite count as the worst finite one.
@@ -16,14 +16,14 @@ Shaping = Callable[[Array], Array]  # cost (n,) -> weight (n,)
 
 
 def finite(cost: Array) -> Array:
-    """Costs that are NaN or infinite become the worst finite cost (0 where none is finite). (n,) -> (n,)."""
+    """Replace NaN and infinite costs by the worst finite one (by 0 if none is finite). (n,) -> (n,)."""
     ok = jnp.isfinite(cost)
     worst = jnp.max(jnp.where(ok, cost, -jnp.inf))
     return jnp.where(ok, cost, jnp.where(jnp.isfinite(worst), worst, 0.0))
 
 
 def _unit_variance(x: Array) -> Array:
-    """Mean zero, variance one; a constant becomes zeros."""
+    """Scale to mean zero and variance one; a constant becomes zeros."""
     x = x - jnp.mean(x)
     std = jnp.std(x)
     return x / jnp.where(std > 0, std, 1.0)

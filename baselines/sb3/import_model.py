@@ -1,9 +1,9 @@
-"""The deployed network of a stable-baselines3 ``.zip``, as plain NumPy, without unpickling anything.
+"""Reads the deployed network of a stable-baselines3 ``.zip`` as plain NumPy, without unpickling anything.
 
 Such a file holds the state dict of the policy, which torch reads with ``weights_only``, and ``data``: JSON in which
 spaces and settings that are not JSON appear twice, pickled (never looked at here) and as text (read here). What the
-text does not say has the default of the algorithm, or is given as an argument. Read are multilayer perceptrons with
-tanh or ReLU units over flat observations: PPO and A2C (Discrete, MultiDiscrete, Box), DQN, SAC, TD3 and DDPG. The
+text does not say has the default of the algorithm, or is given as an argument. Supported are multilayer perceptrons
+with tanh or ReLU units over flat observations: PPO and A2C (Discrete, MultiDiscrete, Box), DQN, SAC, TD3, DDPG. The
 statistics of VecNormalize are in a pickle of their own, which is not read: give its mean and deviation to whoever takes
 the network. Needs torch, not stable-baselines3.
 """
@@ -37,7 +37,7 @@ def read_sb3(
     action_low: tuple[float, ...] | None = None,
     action_high: tuple[float, ...] | None = None,
 ) -> dict[str, Any]:
-    """The network that acts, as the fields of `polystep_rl.policies.convert.ForeignMLP`.
+    """Read the acting network, as the fields of `polystep_rl.policies.convert.ForeignMLP`.
 
     Args:
         path: what ``model.save`` wrote.

@@ -18,7 +18,7 @@ MAX_LOSSES = 5  # of one lane, no episode of which has ended in between
 
 
 class LanesVecEnv(VecEnv):
-    """Lanes that live on: where an episode ends, the next one begins at once, and the others go on.
+    """A `VecEnv` over lanes: where an episode ends in a lane, the next one begins there at once.
 
     ``step`` returns the first observation of the next episode, as stable-baselines3 has it; the last one of the episode
     that has ended is the ``terminal_observation`` of its ``info``, beside ``TimeLimit.truncated`` (cut, and not over:
@@ -69,7 +69,7 @@ class LanesVecEnv(VecEnv):
         self._asked(self._pool.send, 0, self._every, np.asarray(actions).astype(kind), self._going_on)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Observations (n, o), rewards (n,), whether an episode has ended (n,), and what is known of it."""
+        """Return observations (n, o), rewards (n,), whether an episode has ended (n,), and its info."""
         ticks = self._asked(self._pool.recv, 0)
         lost = ticks.lost | ~np.isfinite(ticks.reward)
         reward = np.where(lost, 0.0, ticks.reward)
@@ -89,7 +89,7 @@ class LanesVecEnv(VecEnv):
         return self._obs.copy(), reward.astype(np.float32), over | lost, infos
 
     def _count(self, over: np.ndarray, lost: np.ndarray) -> None:
-        """Give up where a lane is lost over and over."""
+        """Count the losses of each lane; SimulatorError after MAX_LOSSES in a row."""
         self._losses[over] = 0
         self._losses[lost] += 1
         if self._losses.max() >= MAX_LOSSES:
@@ -97,7 +97,7 @@ class LanesVecEnv(VecEnv):
             raise SimulatorError(f"an episode was lost {MAX_LOSSES} times in a row: {why}")
 
     def _begin(self, lanes: np.ndarray) -> None:
-        """Begin an episode in some lanes, in those that are lost on the way once more."""
+        """Begin an episode in some lanes; lanes that are lost meanwhile begin again."""
         while lanes.size:
             seeds = np.array([self._streams[lane].integers(MAX_RESET_SEED) for lane in lanes], np.int64)
             kind, shape = self.action_space.dtype, self.action_space.shape or ()
@@ -123,7 +123,7 @@ class LanesVecEnv(VecEnv):
             raise SimulatorError(" ".join(str(error).split())) from error
 
     def close(self) -> None:
-        """Give the simulators back; closing twice is no error."""
+        """Close the simulators; closing twice is no error."""
         if self._lanes is not None:
             self._lanes.close()
             self._lanes = None

@@ -133,20 +133,20 @@ class QuantisedNetwork(nn.Module):
         return torch.where(torch.isnan(obs), 0.0, x)
 
     def hidden(self, obs: Tensor) -> Tensor:
-        """What the last layer reads (n, k): integers, or floats."""
+        """Inputs of the last layer (n, k): integers, or floats."""
         x = self._quantised(obs) if self.integer else self.normalised(obs)
         for index in range(len(self.sizes) - 1):
             x = self._activation(index, self._affine(index, x))
         return x
 
     def raw(self, obs: Tensor) -> Tensor:
-        """What the head reads (n, a): integer accumulators, requantised integers (int8 and binary boxes), or y."""
+        """Inputs of the head (n, a): integer accumulators, requantised integers (int8 and binary boxes), or y."""
         last = len(self.sizes) - 1
         y = self._affine(last, self.hidden(obs))
         return self._activation(last, y) if self.integer else y
 
     def reach(self, hidden: Tensor) -> Tensor:
-        """The box action in units of the box, in [-1, 1] (n, a), differentiable, from what `hidden` gives.
+        """The box action in units of the box, in [-1, 1] (n, a), differentiable, from the output of `hidden`.
 
         Where rounding or a cut makes it, straight-through estimators give it the gradient of a tanh: actions are often
         at their bounds, and with the gradient of a cut they could not come back.
@@ -160,14 +160,14 @@ class QuantisedNetwork(nn.Module):
         return y if self.smooth else self._pick(torch.atanh(reach.clamp(-REACH_LIMIT, REACH_LIMIT)), y)
 
     def features(self, hidden: Tensor) -> Tensor:
-        """What `hidden` gives in the units of a float network (n, k): integers divided by their nominal size."""
+        """`hidden` in the units of a float network (n, k): integers divided by their nominal size."""
         if not self.integer:
             return hidden
         layer, fan_in = self.plans[-1], self.sizes[-1][0]
         return hidden * ((WEIGHT_UNIT if layer.weight_max > 1 else 1) * math.sqrt(fan_in) / layer.bias_unit)
 
     def _box(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The action in units of the box, and what a tanh would read in its place: both (n, a)."""
+        """The action in units of the box, and the input of a tanh in its place: both (n, a)."""
         y = self._affine(len(self.sizes) - 1, hidden)
         if not self.integer:
             return torch.tanh(y) if self.smooth else y.clamp(-1, 1), y
@@ -213,11 +213,11 @@ class QuantisedNetwork(nn.Module):
         return straight_through(hard, soft) if self.ste else hard
 
     def _latent(self, index: int) -> tuple[Tensor, Tensor]:
-        """Latent weights (m, k) and biases (m,): the one place where they are made, so export rounds the same ones."""
+        """Latent weights (m, k) and biases (m,) of a layer, made only here, so that export rounds the same ones."""
         return self.weights[index] * math.sqrt(self.sizes[index][0]), self.biases[index]
 
     def head(self, raw: Tensor) -> Tensor:
-        """Logits or Q-values (n, a), or the exact box action (n, a), from what `raw` gives."""
+        """Logits or Q-values (n, a), or the exact box action (n, a), from the output of `raw`."""
         if self.spec.head == "box":
             reach = torch.tanh(raw) if self.smooth else raw
             return torch.minimum(torch.maximum(self.mid + reach * self.step, self.low), self.high)
@@ -257,7 +257,7 @@ class QuantisedNetwork(nn.Module):
 
     @torch.no_grad()
     def scale_inputs(self, offset: np.ndarray, scale: np.ndarray) -> None:
-        """Read observations in these units (o,) from now on, in place of the specification's; `latents` has them."""
+        """Replace the units of observations (o,), the specification's at first; `latents` returns the new ones."""
         self.own_scales = {"offset": np.array(offset, np.float32), "scale": np.array(scale, np.float32)}
         buffers = {"obs_offset": offset, "obs_inverse": 1.0 / np.asarray(scale, np.float64)}
         if self.integer:

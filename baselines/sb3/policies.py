@@ -30,7 +30,7 @@ CRITIC_CLIP = 10.0  # a critic's normalised observations are cut here, as in sta
 
 
 class _ActorCritic(nn.Module):
-    """What `ActorCriticPolicy` calls mlp_extractor: our network beside a tanh network up to its last hidden layer."""
+    """The mlp_extractor of `ActorCriticPolicy`: our network beside a tanh network up to its last hidden layer."""
 
     def __init__(self, actor: QuantisedNetwork, critic: Sequence[int]) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class QuantisedDQNPolicy(DQNPolicy):
 
 
 class _Normalised(BaseFeaturesExtractor):
-    """What a critic sees of an observation: normalised as the policy normalises it, and cut."""
+    """A critic's observation: normalised as the policy normalises it, and cut."""
 
     def __init__(self, observation_space: gymnasium.Space, network: QuantisedNetwork) -> None:
         super().__init__(observation_space, network.spec.obs_size)
@@ -122,7 +122,7 @@ class _Normalised(BaseFeaturesExtractor):
 
 
 class _BoxPolicy(BasePolicy):
-    """What SAC's and TD3's policies share: critics that see normalised observations, and deterministic actions of ours.
+    """Shared by SAC's and TD3's policies: critics that see normalised observations, and our deterministic actions.
 
     Comes before their own policy class in the order of bases.
     """

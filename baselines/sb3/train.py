@@ -56,7 +56,7 @@ OnEvaluation = Callable[[int, Params, dict[str, float]], bool]
 
 
 class SB3Result(NamedTuple):
-    """What a training run leaves behind."""
+    """Result of a training run."""
 
     params: Params  # the latents to deploy: {"0": {"w": (m, k), "b": (m,)}, ...}, NumPy float32
     env_steps: int  # at most total_timesteps, short of it by less than n_envs unless interrupted
@@ -85,7 +85,7 @@ def make_model(
     seed: int,
     make_env: MakeEnv | None = None,
 ) -> Any:
-    """The stable-baselines3 model that `train_sb3` trains; the arguments are its own.
+    """Make the stable-baselines3 model that `train_sb3` trains, from the same arguments.
 
     Raises:
         ValueError: an unknown algorithm, gradient mode or setting, an algorithm that cannot have the policy's actions,
@@ -134,7 +134,7 @@ def _check_head(algo: str, head: str) -> None:
 
 
 def _arguments(algo: str, settings: Mapping[str, Any], actions: int) -> dict[str, Any]:
-    """Arguments of the constructor, and settings of ours, from settings. ValueError for a name that is neither."""
+    """Constructor arguments and our own settings, from settings. ValueError for a name that is neither."""
     names = (*inspect.signature(ALGORITHMS[algo].__init__).parameters, *OURS[algo])
     known = [name for name in names if name not in TAKEN]
     for name in settings:
@@ -153,8 +153,7 @@ def _arguments(algo: str, settings: Mapping[str, Any], actions: int) -> dict[str
 
 
 def begin_at(model: Any, start: Params) -> None:
-    """Give a model (of `make_model`) the latents of a policy of its specification, and its target network, where it has
-    one, the same weights."""
+    """Set the latents of a model of `make_model`, and copy them to its target network, if it has one."""
     model.policy.network.load(start)
     for online, target in (("actor", "actor_target"), ("q_net", "q_net_target")):
         if hasattr(model.policy, target):
@@ -166,7 +165,7 @@ def _linear(start: float) -> Callable[[float], float]:
 
 
 def _environments(env_id: str, n_envs: int, spec: PolicySpec, make_env: MakeEnv) -> VecEnv:
-    """Environments side by side, checked against the policy: SB3 would fail late, or train something else."""
+    """Make environments side by side and check them against the policy: SB3 would fail late, or train another."""
     if n_envs < 1:
         raise ValueError(f"n_envs {n_envs}: expected at least 1")
     if isinstance(make_env, HostEnv):

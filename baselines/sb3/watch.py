@@ -1,4 +1,4 @@
-"""What watches a training run of stable-baselines3: counts, reports, the budget, and the observations."""
+"""A callback that watches stable-baselines3's training: counts, reports, the budget, and the observations."""
 
 from __future__ import annotations
 
