@@ -37,7 +37,7 @@ TABLE = {
         *("ground", "search", "rollout", "training", "settings", "records"),
         *("envs", "envs.host", "envs.robots", "policies", "policies.quantisation", "baselines", "baselines.sb3"),
     },
-    "deploy": {"ground", "runs", "rollout", "training", "envs", "policies", "policies.export"},
+    "deploy": {"ground", "runs", "rollout", "training", "analysis", "envs", "policies", "policies.export"},
     "walking": {"ground", "runs", "rollout", "training", "analysis", "envs.robots"},
     "cli": {
         *("face", "ground", "settings", "records", "analysis", "runs", "training", "deploy", "walking"),
