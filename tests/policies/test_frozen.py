@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import observations, random_policy, spec
+from support.policies import observations, random_policy, spec
 
 from polystep_rl.policies import INPUT, PRECISIONS, frozen, integers, load_policy, mlp_policy, save_policy
 

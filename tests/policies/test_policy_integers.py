@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import numpy_int32_actions, observations, random_policy, spec
+from support.policies import numpy_int32_actions, observations, random_policy, spec
 
 from polystep_rl.policies import bounds, integers, mlp_policy, sign_pm1
 from polystep_rl.policies.layers import agreement_dense, argmax_first, dense, pack, packed_dense, requantise

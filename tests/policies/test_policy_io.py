@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from helpers import observations, random_policy
+from support.policies import observations, random_policy
 
 from polystep_rl.policies import PRECISIONS, PolicyFileError, io, load_policy, mlp_policy, save_policy
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import numpy_int32_actions, observations, spec
+from support.policies import numpy_int32_actions, observations, spec
 
 from polystep_rl.policies import integers, load_policy, mlp_policy
 from polystep_rl.policies.io import save_policy
