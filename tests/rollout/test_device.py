@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from support.cases import mostly_slow
 
 from polystep_rl.envs import make
 from polystep_rl.moments import merge_moments
@@ -155,8 +156,10 @@ def test_fewer_candidates_than_devices(policy: Policy, reference: Evaluation) ->
     np.testing.assert_array_equal(given.returns, reference.returns[:1])
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1"])
-@pytest.mark.parametrize("episodes", [1, 2, 7, 32])
+@pytest.mark.parametrize(
+    "env_id", mostly_slow(["CartPole-v1", "Acrobot-v1", "Pendulum-v1"], lambda case: case == "CartPole-v1")
+)
+@pytest.mark.parametrize("episodes", mostly_slow([1, 2, 7, 32], lambda case: case in (1, 7)))
 def test_episodes_of_a_single_candidate_are_split_over_devices(env_id: str, episodes: int) -> None:
     """And come back in their order, bit for bit; with moments they are not split, since the padding would count."""
     env = make(env_id)

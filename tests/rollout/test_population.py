@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from support.cases import mostly_slow
 
 from polystep_rl.envs import make
 from polystep_rl.policies import make_policy
@@ -91,7 +92,10 @@ def test_layout_changes_no_bit(case: Case, config: RolloutConfig) -> None:
     np.testing.assert_array_equal(given.lengths, expected.lengths)
 
 
-@pytest.mark.parametrize("env_id, precision", [("CartPole-v1", "binary"), ("Acrobot-v1", "float32")])
+@pytest.mark.parametrize(
+    "env_id, precision",
+    mostly_slow([("CartPole-v1", "binary"), ("Acrobot-v1", "float32")], lambda case: case[1] == "binary"),
+)
 def test_a_population_returns_the_same_on_any_number_of_lanes(env_id: str, precision: str) -> None:
     env = make(env_id)
     # Moments are summed around the policy's offset, which lies near the mean, as it does in training.
@@ -137,7 +141,10 @@ def test_only_the_first_candidates_are_rolled_out() -> None:
 
 
 @pytest.mark.parametrize("config", [RolloutConfig(), RolloutConfig(1), RolloutConfig(32, tail=16)], ids=str)
-@pytest.mark.parametrize("env_id, precision", [("CartPole-v1", "binary"), ("Pendulum-v1", "float32")])
+@pytest.mark.parametrize(
+    "env_id, precision",
+    mostly_slow([("CartPole-v1", "binary"), ("Pendulum-v1", "float32")], lambda case: case[1] == "binary"),
+)
 def test_groups_return_what_each_would_by_itself(env_id: str, precision: str, config: RolloutConfig) -> None:
     """And groups that have ended, and padding candidates, are not simulated."""
     env, groups, n, r = make(env_id), 3, 5, 4

@@ -19,6 +19,7 @@ from polystep_rl.training.state import Budget, Observer, Row
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
 SEARCHES = [algo for algo in ALGORITHMS if algo not in GRADIENT]
+QUICK = ("polystep", "open_es", "cma_es")
 GENERATIONS = 12
 
 
@@ -82,7 +83,12 @@ def distinct() -> list[Any]:
                     if str(plain) in seen:
                         continue
                     seen.add(str(plain))
-                    quick = policy == "binary" and (algo == "polystep" or (env == ENVS[0] and name == "tuned"))
+                    quick = (
+                        policy == "binary"
+                        and env == ENVS[0]
+                        and name == "tuned"
+                        and algo in ("polystep", "open_es", "cma_es")
+                    )
                     marks = () if quick else pytest.mark.slow
                     cases.append(pytest.param(algo, env, policy, name, marks=marks, id=f"{name}-{algo}-{env}-{policy}"))
     return cases

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from support.cases import mostly_slow
 from support.commands import done
 from support.host_runs import OWN, results
 
@@ -15,7 +16,7 @@ from polystep_rl.policies.io import load_policy
 from polystep_rl.records.metrics import read_metrics
 
 
-@pytest.mark.parametrize("pay", ["1.0", "1:8", "3:3"])
+@pytest.mark.parametrize("pay", mostly_slow(["1.0", "1:8", "3:3"], lambda case: case == "1:8"))
 def test_training_has_arguments_of_its_own(pay: str, cli: Callable, own_module: Path, tmp_path: Path) -> None:
     """Paid more in training, from stage to stage, candidates rank as before: the same policies, the same reports."""
     argv = ("train", "--env", "own_host_envs:Mine", "--env-kwarg", "pay=0.5", *OWN, "--policy", "float32")

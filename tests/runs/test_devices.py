@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.cases import mostly_slow
 
 from polystep_rl.policies import load_policy
 from polystep_rl.records.metrics import read_metrics
@@ -27,7 +28,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", mostly_slow(RUNS, lambda case: case == "moments"))
 def test_one_two_and_eight_devices_do_the_same_run(name: str, tmp_path: Path) -> None:
     """Costs are the same bit for bit; the moments of observations are sums in another order."""
     flags = (*RUNS[name], "--total-timesteps", "None", "--generations", "8", "--eval-freq", "5000")
@@ -50,7 +51,10 @@ def test_one_two_and_eight_devices_do_the_same_run(name: str, tmp_path: Path) ->
             np.testing.assert_allclose(x, y, rtol=1e-6 if name == "moments" else 0)
 
 
-@pytest.mark.parametrize("precision, running", [("float32", False), ("binary", False), ("int8", True)])
+@pytest.mark.parametrize(
+    "precision, running",
+    mostly_slow([("float32", False), ("binary", False), ("int8", True)], lambda case: case[1]),
+)
 def test_devices_meet_once_a_generation(precision: str, running: bool) -> None:
     """And send what docs/scale.md says: returns and lengths, moments of the observations, and the steps of lanes."""
     config = preset("CartPole-v1", precision)

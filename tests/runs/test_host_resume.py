@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from support.cases import mostly_slow
 from support.commands import done
 from support.host_runs import CARTPOLE, Killed, results
 
@@ -19,7 +20,7 @@ RESUMED = [("gymnasium", "episodes"), ("gymnasium", "running"), ("envpool", "run
 
 
 @pytest.mark.filterwarnings("ignore:.*Box .*precision lowered")  # EnvPool's own
-@pytest.mark.parametrize("simulator, scale", RESUMED)
+@pytest.mark.parametrize("simulator, scale", mostly_slow(RESUMED, lambda case: case[1] == "running"))
 def test_killed_and_resumed(
     simulator: str,
     scale: str,

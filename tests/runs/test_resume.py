@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from support.cases import mostly_slow
 
 from polystep_rl.records.metrics import read_metrics
 from polystep_rl.runs.observer import RunObserver
@@ -53,7 +54,9 @@ def within(rows: list[dict], budget: int) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    "settings", [PAPER, ADAM, CMA, EGGROLL, RACE], ids=["paper", "adam", "cma_es", "eggroll", "race"]
+    "settings",
+    mostly_slow([(PAPER,), (ADAM,), (CMA,), (EGGROLL,), (RACE,)], lambda case: case[0] is RACE),
+    ids=["paper", "adam", "cma_es", "eggroll", "race"],
 )
 def test_killed_and_resumed_then_extended(
     settings: tuple[str, ...], cli: Callable, assert_same_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.cases import mostly_slow
 from support.commands import assert_one_line, done
 
 from polystep_rl.cli.options import parse_seeds
@@ -31,7 +32,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mostly_slow(CASES, lambda case: case == "side by side"))
 def test_seeds_write_the_runs_of_each_alone(
     name: str, cli: Callable, short: tuple[str, ...], assert_same_run: Callable, tmp_path: Path
 ) -> None:

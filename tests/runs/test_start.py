@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import yaml
+from support.cases import mostly_slow
 from support.commands import assert_one_line, done
 
 from polystep_rl.policies import SavedPolicy, frozen, load_policy, mlp_policy
@@ -78,7 +79,12 @@ def same_policy(one: Any, other: Any, tolerance: float = 0.0) -> None:
 
 
 # --- the same precision --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["", "best_policy", "best_policy.json", "policy.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(
+        ["", "best_policy", "best_policy.json", "policy.safetensors"], lambda case: case in ("", "policy.safetensors")
+    ),
+)
 def test_the_search_starts_exactly_there(name: str, given: Path, cli: Callable, tmp_path: Path) -> None:
     run, path = tmp_path / "run", given / name
     summary = done(cli(*SMALL, *STILL, "--policy", "float32", "--init", path, "--seed", "3", "--run-dir", run))
@@ -104,7 +110,7 @@ def test_a_given_policy_keeps_its_input_scales(given: Path, cli: Callable, tmp_p
     assert any(np.any(saved.params[layer]["w"] != start.params[layer]["w"]) for layer in saved.params), "it moved"
 
 
-@pytest.mark.parametrize("algo", ["open_es", "cma_es"])
+@pytest.mark.parametrize("algo", mostly_slow(["open_es", "cma_es"], lambda case: case == "open_es"))
 def test_other_searches_start_there_too(algo: str, given: Path, cli: Callable, tmp_path: Path) -> None:
     pytest.importorskip("evosax")
     run = tmp_path / "run"
@@ -198,7 +204,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("moment", ["after a checkpoint", "before the first checkpoint"])
-@pytest.mark.parametrize("policy", ["float32", "int8"])
+@pytest.mark.parametrize("policy", mostly_slow(["float32", "int8"], lambda case: case == "int8"))
 def test_resumed_without_the_file_it_started_from(
     policy: str,
     moment: str,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.cases import mostly_slow
 
 pytest.importorskip("evosax")
 
@@ -23,12 +24,14 @@ GOAL = 0.25
 SIZE = sum(leaf.size for leaf in jax.tree.leaves(START))
 
 NAMED = [name for name in ALGORITHMS if name not in GRADIENT]
+QUICK = ("polystep", "open_es", "hill_climbing")  # one of our own, one of evosax, and one whose step may fail
 # Searches that are slow by design, or whose default step is tiny, need not halve the quadratic.
 SLACK = {"random_search": 0.99, "hill_climbing": 0.9, "spsa": 0.9}
 # Every algorithm of evosax, with the wide slack of defaults that were made for something else. Those whose defaults do
 # not get down this quadratic at all (checked by hand with evosax alone) must still be finite.
 EVOSAX = [pytest.param(name, marks=pytest.mark.slow) for name in class_names()]
 WANDERERS = {"DiffusionEvolution", "iAMaLGaM_Univariate"}
+LIMITED = [name for name in NAMED if issubclass(settings_class(name), EvolutionConfig)]
 
 
 def cost_of(params: Params) -> Array:
@@ -65,7 +68,7 @@ def same(a: Any, b: Any, **tolerance: float) -> None:
         np.testing.assert_allclose(x, y, **tolerance)
 
 
-@pytest.fixture(params=[*NAMED, *EVOSAX])
+@pytest.fixture(params=[*mostly_slow(NAMED, lambda name: name in QUICK), *EVOSAX])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -140,7 +143,7 @@ def test_a_quadratic_goes_down(name: str) -> None:
     assert np.mean(costs) < SLACK.get(name, 0.5 if name in NAMED else 0.995) * start
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", mostly_slow(NAMED, lambda name: name in QUICK))
 def test_averaging_deploys_the_mean_of_the_centres(name: str) -> None:
     """Early on, with a decay close to 1; the search itself goes on as it would."""
     centres, means = [], []
@@ -155,7 +158,7 @@ def test_averaging_deploys_the_mean_of_the_centres(name: str) -> None:
     assert not np.allclose(means[-1], centres[-1], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if issubclass(settings_class(name), EvolutionConfig)])
+@pytest.mark.parametrize("name", mostly_slow(LIMITED, lambda name: name == LIMITED[0]))
 def test_weights_are_kept_within_a_limit_and_nothing_else(name: str) -> None:
     """The first step is the plain one cut at the limit, where biases go on as they would; later ones stay inside."""
     centres: dict[float | None, list[Params]] = {}

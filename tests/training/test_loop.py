@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.cases import mostly_slow
 from support.evaluators import Wrapped
 from support.training import Record
 from support.trees import same
@@ -73,9 +74,7 @@ MORE = [
 ]
 
 
-@pytest.mark.parametrize(
-    "env_id, precision", QUICK + [pytest.param(*case, marks=pytest.mark.slow) for case in MORE], ids=str
-)
+@pytest.mark.parametrize("env_id, precision", mostly_slow(QUICK + MORE, QUICK[:1].__contains__), ids=str)
 def test_learns_discrete_probes(env_id: str, precision: str) -> None:
     task = Task(env_id, precision)
     result = task.train(Budget(60_000, eval_freq=1000, stop_reward=task.env.best_return))

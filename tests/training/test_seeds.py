@@ -83,7 +83,7 @@ CASES: dict[str, Any] = {
     "cma_es": lambda: task("CartPole-v1", "int8", baseline("cma_es", 7)),  # an odd number, on two devices
     "racing": lambda: task("CartPole-v1", "float32", racing(build_strategy(SEARCH), 2, 3)),
 }
-QUICK = ("polystep float32", "open_es")
+QUICK = ("polystep float32",)
 
 
 @pytest.mark.parametrize("name", [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow) for x in CASES])

@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 from support import sides
+from support.cases import mostly_slow
 from support.policies import observations, random_policy
 
 from polystep_rl.policies import PRECISIONS, integers, mlp_policy
@@ -29,6 +30,7 @@ SHAPES = [
     ((1, 1), "box", 1, 1),
     ((9,), "discrete", 41, 3),  # so many inputs that tables are made one at a time
 ]
+QUICK = (SHAPES[2], SHAPES[5], SHAPES[6])  # a head each
 
 
 def wanted(policy, params, obs):
@@ -55,7 +57,9 @@ def assert_same(tmp_path, policy, params, obs, compiler="gcc", flags=CHECKED):
 
 @needs_gcc
 @pytest.mark.parametrize("precision", ["int8", "binary"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "shape", mostly_slow([(shape,) for shape in SHAPES], lambda case: case[0] in QUICK), ids=map(str, SHAPES)
+)
 def test_integer_policies_are_bit_exact_under_the_sanitizers(tmp_path, precision, shape):
     policy, params = random_policy(1, precision, *shape)
     assert_same(tmp_path, policy, params, observations(policy.spec, COUNT))
@@ -104,7 +108,7 @@ def test_zero_points_at_the_end_of_their_range_and_products_of_every_size(tmp_pa
 
 @needs_gcc
 @pytest.mark.parametrize("precision", [p for p in PRECISIONS if p not in ("int8", "binary")])
-@pytest.mark.parametrize("head", ["discrete", "box", "multidiscrete"])
+@pytest.mark.parametrize("head", mostly_slow(["discrete", "box", "multidiscrete"], lambda head: head == "box"))
 def test_float_policies_agree_to_rounding(tmp_path, precision, head):
     policy, params = random_policy(6, precision, (16, 8), head, 4, 5)
     obs = random_observations(policy.spec, COUNT, np.random.default_rng(0))

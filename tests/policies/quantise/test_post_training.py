@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from support.cases import mostly_slow
 
 from polystep_rl.policies import mlp_policy
 from polystep_rl.policies.precision import layer_sizes
@@ -41,8 +42,10 @@ def badness(measured):
     return measured["action_rmse"] if "action_rmse" in measured else 1 - measured["agreement"]
 
 
-@pytest.mark.parametrize("head", list(HEADS))
-@pytest.mark.parametrize("precision", ["int8", "binary", "int8-act", "binary-act"])
+@pytest.mark.parametrize("head", mostly_slow(HEADS, lambda head: head != "multidiscrete"))
+@pytest.mark.parametrize(
+    "precision", mostly_slow(["int8", "binary", "int8-act", "binary-act"], lambda case: case in ("int8", "binary"))
+)
 def test_the_best_candidate_is_returned_and_is_what_was_measured(precision, head):
     spec, params, obs, fresh = network(head=head)
     result = quantise(spec, params, precision, obs)
@@ -96,7 +99,7 @@ def test_input_scales_that_do_not_fit_are_replaced():
         assert badness(agreement(spec, params, result.spec, result.params, fresh)) < 0.15
 
 
-@pytest.mark.parametrize("head", ["discrete", "box"])
+@pytest.mark.parametrize("head", mostly_slow(["discrete", "box"], lambda head: head == "box"))
 def test_flips_and_width_make_binary_policies_better(head):
     """Means over networks: descent beats the sign of the weights by far, and twice as many units beat as many."""
     sign, narrow, wide = [], [], []
@@ -110,8 +113,8 @@ def test_flips_and_width_make_binary_policies_better(head):
     assert np.mean(narrow) < 0.8 * np.mean(sign) and np.mean(wide) < np.mean(narrow)
 
 
-@pytest.mark.parametrize("hidden", [(), (16,)], ids=str)
-@pytest.mark.parametrize("head", list(HEADS))
+@pytest.mark.parametrize("hidden", mostly_slow([((),), ((16,),)], lambda case: case[0]), ids=["()", "(16,)"])
+@pytest.mark.parametrize("head", mostly_slow(HEADS, lambda head: head == "discrete"))
 def test_more_bits_for_each_weight_make_binary_policies_better(head, hidden):
     found = []
     for copies in (1, 4, 16):
