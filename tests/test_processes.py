@@ -12,28 +12,28 @@ from polystep_rl.processes import agreed, everyone, from_leader, joined_parts, o
 
 CHILD = """
 import sys, jax, numpy as np
-from polystep_rl import processes as distributed
+from polystep_rl import processes
 jax.config.update("jax_num_cpu_devices", 1 + int(sys.argv[2]))  # another number in each
 jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
 me = jax.process_index()
 rng = np.random.default_rng(me)
 tree = {"a": rng.normal(size=(2, 3)), "b": np.int64(2**40 + me), "c": np.array([me == 0, True]), "d": np.zeros(0)}
-found = distributed.everyone(tree)
+found = processes.everyone(tree)
 for k in range(2):
     rng = np.random.default_rng(k)
     assert (found["a"][k] == rng.normal(size=(2, 3))).all() and found["a"].dtype == np.float64
     assert found["b"][k] == 2**40 + k and found["c"][k].tolist() == [k == 0, True] and found["d"].shape == (2, 0)
-assert distributed.from_leader(b"abc" if me == 0 else None) == b"abc"
-assert distributed.from_leader(None if me == 0 else b"x") is None
-assert distributed.from_leader(b"") == b""
-assert distributed.agreed(1.5 + me, 3 + me, me == 1) == (1.5, 3, True)
-assert distributed.leads() == (me == 0)
+assert processes.from_leader(b"abc" if me == 0 else None) == b"abc"
+assert processes.from_leader(None if me == 0 else b"x") is None
+assert processes.from_leader(b"") == b""
+assert processes.agreed(1.5 + me, 3 + me, me == 1) == (1.5, 3, True)
+assert processes.leads() == (me == 0)
 key = jax.random.key(3)
-assert distributed.same_everywhere({"x": np.arange(3), "key": key}, "same")
-assert not distributed.same_everywhere(np.arange(3) + me)
-assert not distributed.same_everywhere(jax.random.key(me))
-assert not distributed.same_everywhere(np.arange(3), str(me))
-out = distributed.jitted(lambda x: (2 * x, key))(np.arange(3.0))
+assert processes.same_everywhere({"x": np.arange(3), "key": key}, "same")
+assert not processes.same_everywhere(np.arange(3) + me)
+assert not processes.same_everywhere(jax.random.key(me))
+assert not processes.same_everywhere(np.arange(3), str(me))
+out = processes.jitted(lambda x: (2 * x, key))(np.arange(3.0))
 assert out[0].tolist() == [0, 2, 4] and jax.random.key_data(out[1]).tolist() == jax.random.key_data(key).tolist()
 jax.distributed.shutdown()
 """

@@ -76,7 +76,7 @@ def test_later_entries_win(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     common = {"E": {"all": {"eval_freq": 7, "test_episodes": 7}}}
     tables = {"polystep": {"tuned": entries}, "common": {"tuned": common}}
-    monkeypatch.setattr(configs, "_presets", lambda algo: tables[algo])
+    monkeypatch.setattr(presets, "_presets", lambda algo: tables[algo])
     config = preset("E", "int8", "tuned")
     search = typing.cast(SearchConfig, config.search)
     assert (config.eval_freq, config.seed, search.rank, search.probes, config.test_episodes) == (3, 1, 3, 4, 7)

@@ -22,7 +22,7 @@ from polystep_rl.rollout.device import DeviceEvaluator, evaluate_params
 from polystep_rl.rollout.score import Horizon
 from polystep_rl.runs.polystep import build_strategy
 from polystep_rl.settings.run import SearchConfig
-from polystep_rl.training import loop
+from polystep_rl.training import state
 from polystep_rl.training.loop import train
 from polystep_rl.training.programs import initial_progress
 from polystep_rl.training.state import Budget, Observer, Progress, Result, streams
@@ -206,7 +206,7 @@ def test_chunks_do_not_matter(cartpole: Task, monkeypatch: pytest.MonkeyPatch) -
     settings = Budget(60_000, eval_freq=15_000)
     by_chunks, one_by_one = Record(), Record()
     a = cartpole.train(settings, by_chunks)
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(state, "CHUNK_SECONDS", 0.0)
     b = cartpole.train(settings, one_by_one)
     assert max(by_chunks.chunks) > 1 and set(one_by_one.chunks) == {1}
     assert by_chunks.table() == one_by_one.table() and same(a.progress, b.progress)
