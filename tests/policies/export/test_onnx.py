@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from support.cases import mostly_slow
 from support.policies import observations, random_policy
 
 from polystep_rl.policies import integers, mlp_policy
@@ -44,6 +45,7 @@ EXACT = {
     "binary-copies-box": ("binary", (), "box", 5, 3, "tanh", TABLE | {"weight_copies": 4, "gain": 0.5}),
     "binary-copies-multidiscrete": ("binary", (16,), "multidiscrete", 5, 5, "tanh", {"weight_copies": 4}),
 }
+QUICK = [name for i, name in enumerate(EXACT) if i % 3 == 0]
 WITH_SIDES = {
     "int8": ("int8", (), {}),
     "int8-hidden-table": ("int8", (16,), TABLE),
@@ -111,7 +113,7 @@ TOOLS = pytest.mark.parametrize("tool", ["onnx", "qonnx"])
 
 
 @TOOLS
-@pytest.mark.parametrize("case", EXACT)
+@pytest.mark.parametrize("case", mostly_slow(EXACT, QUICK.__contains__))
 def test_integers_are_exact(case, tool, monkeypatch):
     policy, params = made(*EXACT[case])
     assert integers(policy.spec, params)["input"]["zero_point"].any()
@@ -162,7 +164,9 @@ FLOATS = [((), {}), ((16,), {}), ((16, 8), {"activation": "relu"}), ((130,), {})
 
 
 @pytest.mark.parametrize("hidden, changes", FLOATS, ids=str)
-@pytest.mark.parametrize("precision", ["float32", "int8-act", "binary-act"])
+@pytest.mark.parametrize(
+    "precision", mostly_slow(["float32", "int8-act", "binary-act"], lambda case: case != "int8-act")
+)
 def test_floats_agree_to_rounding(precision, hidden, changes):
     changes = {} if precision == "binary-act" and "activation" in changes else changes
     policy, params = made(precision, hidden, "box", 6, 4, "tanh", changes)
