@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import assert_one_line
+from support.commands import assert_one_line
 
 from polystep_rl.cli import main
 from polystep_rl.cli.options import one_line

@@ -82,9 +82,9 @@ def test_play_follows_gymnasium(cli: Callable, trained: Path) -> None:
     import numpy as np
 
     from polystep_rl.policies import mlp_policy
-    from polystep_rl.policies.io import load_policy
+    from polystep_rl.policies.io import read_policy
 
-    saved, env = load_policy(trained / "best_policy"), gymnasium.make("CartPole-v1")
+    saved, env = read_policy(trained / "best_policy"), gymnasium.make("CartPole-v1")
     act = jax.jit(mlp_policy(saved.spec).act)
     obs, _ = env.reset(seed=5)
     total, over = 0.0, False

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from helpers import observations, random_policy
+from support.policies import observations, random_policy
 
 from polystep_rl.policies import PRECISIONS, mlp_policy
 from polystep_rl.policies.runtime import actions

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import observations, random_policy, spec
+from support.policies import observations, random_policy, spec
 
-from polystep_rl.policies import INPUT, PRECISIONS, frozen, integers, load_policy, mlp_policy, save_policy
+from polystep_rl.policies import INPUT, PRECISIONS, frozen, integers, mlp_policy, read_policy, save_policy
 
 N, R = 3, 2
 
@@ -73,7 +73,7 @@ def test_files_and_integers_hold_the_frozen_policy(tmp_path, precision):
     policy, params = random_policy(0, precision, (16,), "box", 5)
     params = params | {INPUT: one(carried(3, 1), 0)}
     save_policy(tmp_path, policy.spec, params, {})
-    saved = load_policy(tmp_path)
+    saved = read_policy(tmp_path)
     fixed, layers_only = frozen(policy.spec, params)
     assert saved.spec == fixed and jax.tree.all(jax.tree.map(np.array_equal, saved.params, layers_only))
     if precision in ("int8", "binary"):

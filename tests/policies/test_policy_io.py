@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from helpers import observations, random_policy
+from support.policies import observations, random_policy
 
-from polystep_rl.policies import PRECISIONS, PolicyFileError, io, load_policy, mlp_policy, save_policy
+from polystep_rl.policies import PRECISIONS, PolicyFileError, io, mlp_policy, read_policy, save_policy
 
 META = {"env": "CartPole-v1", "seed": 3, "return": 500.0, "nan": float("nan"), "array": np.arange(2)}
 
@@ -21,7 +21,7 @@ def same(saved, policy, params):
 
 def refused(path):
     with pytest.raises(PolicyFileError) as caught:
-        load_policy(path)
+        read_policy(path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) <= 400
     return str(caught.value)
 
@@ -32,7 +32,7 @@ def test_round_trip(tmp_path, precision):
     stem = save_policy(tmp_path, policy.spec, params, META)
     assert stem == tmp_path / "policy" and sorted(os.listdir(tmp_path)) == ["policy.json", "policy.safetensors"]
     for path in (tmp_path, stem, tmp_path / "policy.json", tmp_path / "policy.safetensors"):
-        saved = load_policy(path)
+        saved = read_policy(path)
         assert same(saved, policy, params)
     assert saved.meta == {"env": "CartPole-v1", "seed": 3, "return": 500.0, "nan": None, "array": [0, 1]}
     obs, again = observations(policy.spec, 500).T, mlp_policy(saved.spec)
@@ -48,7 +48,7 @@ def test_files_from_before_the_optional_fields_load_with_their_defaults(tmp_path
         del document["spec"][name]
     document["sha256"] = io._document_digest(document)
     (tmp_path / "policy.json").write_text(json.dumps(document))
-    assert same(load_policy(tmp_path), policy, params)
+    assert same(read_policy(tmp_path), policy, params)
     del document["spec"]["head"]
     document["sha256"] = io._document_digest(document)
     (tmp_path / "policy.json").write_text(json.dumps(document))
@@ -60,7 +60,7 @@ def test_the_optional_fields_make_the_round_trip(tmp_path, precision, head):
     policy, params = random_policy(0, precision, (4,), head, 4, 5, "relu")
     chosen = policy.spec._replace(squash="clip" if head == "box" else "tanh")
     save_policy(tmp_path, chosen, params, {})
-    assert load_policy(tmp_path).spec == chosen
+    assert read_policy(tmp_path).spec == chosen
 
 
 def test_a_save_that_does_not_fit_writes_nothing(tmp_path):
@@ -87,7 +87,7 @@ def test_a_save_killed_at_a_rename_leaves_one_whole_policy(tmp_path, monkeypatch
     monkeypatch.setattr(os, "replace", dies)
     with pytest.raises(KeyboardInterrupt):
         save_policy(tmp_path, new[0].spec, new[1], {})
-    assert same(load_policy(tmp_path), *(old if killed_at == 1 else new))
+    assert same(read_policy(tmp_path), *(old if killed_at == 1 else new))
     assert len(os.listdir(tmp_path)) == 2
 
 
@@ -142,11 +142,11 @@ def test_fuzz(tmp_path):
                 data[at : at + 4] = rng.choice([b'"}}]', b"1e99", b"null", b"\0\0\0\0", b"9999"])
             path.write_bytes(data)
             try:
-                saved = load_policy(tmp_path)
+                saved = read_policy(tmp_path)
             except PolicyFileError as error:
                 assert "\n" not in str(error)
             else:
                 assert same(saved, policy, params)
                 loaded += 1
         path.write_bytes(whole)
-    assert loaded < 200 and same(load_policy(tmp_path), policy, params)
+    assert loaded < 200 and same(read_policy(tmp_path), policy, params)

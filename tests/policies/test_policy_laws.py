@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
-from helpers import observations, random_policy, spec
+from support.policies import observations, random_policy, spec
 
 from polystep_rl.policies import PRECISIONS, make_policy, mlp_policy
 from polystep_rl.policies.layers import dense

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import numpy_int32_actions, observations, spec
+from support.policies import numpy_int32_actions, observations, spec
 
-from polystep_rl.policies import integers, load_policy, mlp_policy
+from polystep_rl.policies import integers, mlp_policy, read_policy
 from polystep_rl.policies.io import save_policy
 from polystep_rl.policies.layers import sign_pm1
 from polystep_rl.policies.precision import integer_weight, plan
@@ -69,7 +69,7 @@ def test_the_largest_sum_is_within_the_bound():
 
 def test_files_keep_them(tmp_path):
     policy, params = copied(4)
-    saved = load_policy(save_policy(tmp_path / "policy", policy.spec, params, {}))
+    saved = read_policy(save_policy(tmp_path / "policy", policy.spec, params, {}))
     assert saved.spec == policy.spec and saved.spec.weight_copies == 4
 
 

@@ -1,0 +1,1 @@
+"""Helpers and stand-ins that the tests share."""
