@@ -35,7 +35,7 @@ PRESETS = [
 
 @pytest.mark.parametrize(
     "algo",
-    mostly_slow(sorted({algo for algo, *_ in PRESETS}), lambda algo: algo in ("polystep", "open_es", "ppo", "sac")),
+    mostly_slow(sorted({algo for algo, *_ in PRESETS}), {"polystep", "open_es", "ppo", "sac"}.__contains__),
 )
 def test_every_preset_is_complete_and_reads_back(algo: str) -> None:
     for _, name, env, policy in (entry for entry in PRESETS if entry[0] == algo):

@@ -164,9 +164,7 @@ FLOATS = [((), {}), ((16,), {}), ((16, 8), {"activation": "relu"}), ((130,), {})
 
 
 @pytest.mark.parametrize("hidden, changes", FLOATS, ids=str)
-@pytest.mark.parametrize(
-    "precision", mostly_slow(["float32", "int8-act", "binary-act"], lambda case: case != "int8-act")
-)
+@pytest.mark.parametrize("precision", mostly_slow(["float32", "int8-act", "binary-act"], lambda x: x != "int8-act"))
 def test_floats_agree_to_rounding(precision, hidden, changes):
     changes = {} if precision == "binary-act" and "activation" in changes else changes
     policy, params = made(precision, hidden, "box", 6, 4, "tanh", changes)
