@@ -1,4 +1,4 @@
-"""``check_env``: does an environment keep the contract of ``polystep_rl.types.Env``?"""
+"""``check_env`` tests whether an environment keeps the contract of ``polystep_rl.types.Env``"""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_env(env: Env | HostEnv, key: Key | None = None) -> None:
 
 
 def check_host_env(env: HostEnv) -> None:
-    """The same for an environment on the host: finite observations of the right size, finite rewards, and, where it
+    """Check an environment on the host: finite observations of the right size, finite rewards, and, where it
     takes seeds, the same episode for the same seed and actions, on every lane and whatever was played there before."""
     _check_spec(env.spec)
     lanes = env.lanes(2, 1, 0)
@@ -72,7 +72,7 @@ def check_host_env(env: HostEnv) -> None:
 
 
 def _play(env: HostEnv, lanes: Lanes, seeds: tuple[int, int]) -> list[list[tuple[np.ndarray, ...]]]:
-    """What two lanes give, reset with two seeds and sent the same actions, until their episodes end."""
+    """Play two lanes, reset with two seeds and sent the same actions, until their episodes end."""
     space = env.spec.action_space
     space.seed(0)
     given: list[list[tuple[np.ndarray, ...]]] = [[], []]
@@ -175,7 +175,7 @@ def _check_scalar(name: str, value: Array, kind: Any) -> None:
 
 
 def _check_vmap(env: Env, key: Key, actions: Array) -> None:
-    """Lanes in the trailing axis, the layout of the rollout."""
+    """Check lanes in the trailing axis, the layout of the rollout."""
     keys = jax.random.split(key, LANES)
     lane_actions = jnp.stack([actions[i % len(actions)] for i in range(LANES)], axis=-1)
     states, obs = _call("vmapped reset", jax.vmap(env.reset, out_axes=-1), keys)

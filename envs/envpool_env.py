@@ -38,7 +38,7 @@ def envpool_ids() -> frozenset[str]:
 
 
 def envpool_id(env_id: str) -> str:
-    """EnvPool's id of a task: Playground's own names, which have no version, mean its first."""
+    """EnvPool's id of a task; Playground's names, which have no version, get EnvPool's first version."""
     versioned = f"{env_id}-v1"
     return versioned if PLAYGROUND + versioned in envpool_ids() else env_id
 
@@ -66,7 +66,7 @@ def _make_spec(env_id: str, **options: Any) -> Any:
 
 
 class _State(NamedTuple):
-    """Where the parts of a state are in the list of arrays that EnvPool gives for a batch of lanes."""
+    """Places of a state's parts in the list of arrays that EnvPool returns for a batch of lanes."""
 
     obs: tuple[int, ...]  # what policies see, in the order of `_leaves`
     privileged: int | None
@@ -77,7 +77,7 @@ class _State(NamedTuple):
 
     @classmethod
     def of(cls, keys: list[str], paths: list[tuple[str, ...]]) -> _State:
-        """From EnvPool's names, such as ``obs:state`` and ``info:reward_alive``."""
+        """Find the parts among EnvPool's names, such as ``obs:state`` and ``info:reward_alive``."""
         places = {key: place for place, key in enumerate(keys)}
         whole = next(key for key in keys if key.startswith("obs"))  # a dictionary of one is left out around it
         seen = [places["obs:" + ".".join(path) if path else whole] for path in paths]
@@ -137,7 +137,7 @@ class EnvPoolEnv:
         self.spec = EnvSpec(env_id, observation, action, int(config["max_episode_steps"]), threshold)
 
     def measuring(self) -> EnvPoolEnv:
-        """The same environment, whose ticks carry what `locomotion.measured` reads."""
+        """The same environment with ticks that carry the inputs of `locomotion.measured`."""
         env = copy.copy(self)
         env.tells = True
         return env
@@ -170,7 +170,7 @@ class EnvPoolEnv:
     def lanes(self, width: int, groups: int, seed: int) -> EnvPoolLanes:
         """A new pool of ``groups`` x ``width`` lanes; without ``crn``, ``seed`` decides all their episodes.
 
-        On a single core nothing is simulated while the policy acts: there all lanes are one group, and the policy acts
+        On a single core nothing is simulated while the policy acts, so all lanes are one group there, and the policy acts
         half as often. Not without ``crn``: the groups decide the episodes.
         """
         if self.crn and len(usable_cores()) == 1:
@@ -179,7 +179,7 @@ class EnvPoolEnv:
 
 
 def _action_space(env_id: str, space: Any) -> tuple[Any, spaces.Discrete | spaces.Box]:
-    """EnvPool's own action space, and the one that a policy acts in."""
+    """EnvPool's own action space, and the space that a policy acts in."""
     if isinstance(space, spaces.Discrete):
         return space, spaces.Discrete(int(space.n))
     if isinstance(space, spaces.Box) and space.is_bounded() and np.issubdtype(space.dtype, np.floating):
@@ -191,7 +191,7 @@ def _action_space(env_id: str, space: Any) -> tuple[Any, spaces.Discrete | space
 class EnvPoolLanes:
     """``groups`` pools of ``width`` lanes each, so that one is simulated while another is waited for.
 
-    They are driven by the three calls beneath EnvPool's own ``send``, ``recv`` and ``reset``, whose dictionaries take
+    It drives them by the three calls beneath EnvPool's own ``send``, ``recv`` and ``reset``, whose dictionaries take
     longer than most of the steps. A test compares the two.
     """
 
@@ -275,7 +275,7 @@ class EnvPoolLanes:
         return ticks
 
     def _seen(self, state: list[np.ndarray]) -> np.ndarray:
-        """What policies see of a batch of k lanes: (k, o) float32."""
+        """Observations of a batch of k lanes as policies see them: (k, o) float32."""
         parts = [np.asarray(state[i], np.float32).reshape(len(state[i]), -1) for i in self._env.state.obs]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
@@ -285,7 +285,7 @@ class EnvPoolLanes:
         return state[at.reward].astype(np.float64), state[at.done] & ~state[at.truncated], state[at.truncated]
 
     def _measured(self, state: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """What is measured beside the observation, where that was asked for."""
+        """Measurements beside the observation, if they were asked for."""
         at = self._env.state
         if not self._env.tells or at.privileged is None:
             return {}
@@ -293,7 +293,7 @@ class EnvPoolLanes:
         return measured(self._env.spec.id, state[at.privileged]) | terms
 
     def _native(self, actions: np.ndarray) -> np.ndarray:
-        """Actions of a policy as EnvPool wants them."""
+        """Convert a policy's actions to EnvPool's."""
         if isinstance(self._space, spaces.Discrete):
             return (actions + int(self._space.start)).astype(np.int32)
         low, high = self._space.low, self._space.high

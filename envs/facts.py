@@ -1,4 +1,4 @@
-"""What a deployed controller must know of its task: the names of the observations, and the time between two actions."""
+"""Facts of a task that a deployed controller needs: names of the observations, time between two actions."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ CONTROL_DT = {  # s
 
 
 def observation_names(env: str, size: int) -> tuple[str, ...]:
-    """(o,) the names of the observations in their order; ``observation_0`` and so on where they are not known."""
+    """Names of the observations (o,) in order; ``observation_0`` and so on where they are unknown."""
     names = NAMES.get(env, ())
     return names if len(names) == size else tuple(f"observation_{i}" for i in range(size))
 
 
 def control_dt(env: str) -> float | None:
-    """Seconds between two actions, where the task has a time."""
+    """Seconds between two actions; None where the task has no time."""
     return CONTROL_DT.get(env)

@@ -57,7 +57,7 @@ def register(env_id: str, factory: Factory | str) -> None:
 
 
 def make(env_id: str, **kwargs: Any) -> Env:
-    """The environment registered under an id, at an import path "module:ClassName", or of MuJoCo Playground on MJX.
+    """Make the environment of an id, of an import path "module:ClassName", or of MuJoCo Playground on MJX.
 
     Keyword arguments go to the factory. Raises ValueError with one line that says what to do: for an unknown id it
     names the closest ones.
@@ -99,7 +99,7 @@ def make_any(
     workers: str = "auto",
     crn: bool = True,
 ) -> Env | HostEnv:
-    """An environment for whatever simulates it: JAX, EnvPool or Gymnasium.
+    """Make an environment of any simulator: JAX, EnvPool or Gymnasium.
 
     Args:
         env_id: an id, or the import path "module:ClassName" of an ``Env`` or of a ``gymnasium.Env``.
@@ -150,7 +150,7 @@ def _no_workers(workers: str, simulator: str) -> None:
 
 
 def _worker_count(workers: str) -> int | str:
-    """``auto`` is one process per core, none where there is only one, or no worker process (Windows); Ray's pass."""
+    """Number of worker processes: ``auto`` is one per core, 0 on one core or on Windows; Ray's text passes."""
     cores = len(usable_cores())
     if workers == "auto":
         return cores if cores > 1 and os.name == "posix" else 0
@@ -184,7 +184,7 @@ def _makes_gymnasium(function: Callable[..., Any], env_kwargs: Mapping[str, Any]
 
 
 def _choose(env_id: str, env_kwargs: Mapping[str, Any], wrapped: bool) -> str:
-    """The simulator that ``auto`` means."""
+    """Choose the simulator for ``auto``."""
     if ":" in env_id:
         try:
             found = _load(env_id)

@@ -74,7 +74,7 @@ class CartPole:
 
 @partial(outlined, kernel=True)
 def _accelerations(theta: Array, theta_dot: Array, action: Array) -> tuple[Array, Array]:
-    """Of the pole (rad/s^2) and of the cart (m/s^2)."""
+    """Accelerations of the pole (rad/s^2) and of the cart (m/s^2)."""
     sin, cos = sincos(theta)
     force = jnp.where(action == 1, FORCE, -FORCE).astype(theta.dtype)
     push = (force + POLE_MOMENT * theta_dot * theta_dot * sin) * (1 / TOTAL_MASS)

@@ -129,7 +129,7 @@ def _spec(env: Any, env_id: str, max_episode_steps: int | None) -> EnvSpec:
 
 
 def _plain(env_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The same values as JSON returns them (tuples are lists): what a worker is told, and a config file holds."""
+    """The values as JSON returns them (tuples are lists), as workers receive and config files hold them."""
     try:
         return json.loads(json.dumps(dict(env_kwargs or {})))
     except (TypeError, ValueError) as error:

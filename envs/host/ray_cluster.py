@@ -39,7 +39,7 @@ def the_ray() -> Any:
 
 
 class Connection:
-    """A connection to Ray, and how many pools use it. One that somebody else has made is used, and never ended."""
+    """A connection to Ray and the number of pools that use it; one that other code has made is never ended."""
 
     def __init__(self, address: str) -> None:
         self.pools = 0
@@ -51,7 +51,7 @@ class Connection:
 
     @property
     def alive(self) -> bool:
-        """Whether it is still there: somebody may have shut Ray down."""
+        """Whether the connection still exists: other code may have shut Ray down."""
         return self is _current and the_ray().is_initialized()
 
     def cpus(self) -> int:
@@ -59,7 +59,7 @@ class Connection:
         return int(the_ray().cluster_resources().get("CPU", 0))
 
     def take_cpu(self) -> int:
-        """What an actor is to ask for: a CPU, or none where all are taken, so that it starts all the same.
+        """CPUs that a new actor asks for: 1, or 0 where all are taken, so that it starts all the same.
 
         A run's pools for training and for testing take turns on the same CPUs, and the actors of a machine that is gone
         must fit on the others. What Ray calls available lags behind, so that actors of this process are counted here.
@@ -69,7 +69,7 @@ class Connection:
         return cpu
 
     def leave(self) -> None:
-        """Count one pool less, and disconnect after the last."""
+        """Count one pool less; disconnect after the last."""
         global _current
         self.pools -= 1
         if self.alive and self.pools == 0:
@@ -114,7 +114,7 @@ def join(address: str) -> Connection:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line, and of the death of an actor only why."""
+    """The message of an error in one line; of an actor's death only the cause."""
     text = " ".join(str(error).split())
     dead = re.search(r"The actor (?:is dead|died) because (.+?)(?: Some common causes|$)", text)
     return (f"the actor died: {dead[1]}" if dead else text)[:1000]
@@ -128,7 +128,7 @@ def _init(address: str, **options: Any) -> None:
 
 
 def _reach(address: str) -> None:
-    """Raise OSError or ValueError where nobody listens at host:port."""
+    """Raise OSError or ValueError if nothing listens at host:port."""
     if address in ("", "local"):
         return
     host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")

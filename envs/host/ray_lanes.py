@@ -1,4 +1,4 @@
-"""A pool of Ray actors that step environments, on one machine or many: the pool of workers.py, with the same results.
+"""A pool of Ray actors that step environments, on one machine or many, with the results of the pool of workers.py.
 
 Each actor holds its share of the lanes of every group. A tick is one remote call per actor that has lanes in it, with
 its lanes, actions and seeds; observations, rewards and flags come back. An actor that dies, whose environment raises,
@@ -83,7 +83,7 @@ def _simulators() -> type:
 
 
 class _Actor:
-    """One actor, and the ticks that it has been sent and not yet answered."""
+    """One actor, and the ticks that it still has to answer."""
 
     def __init__(self, make: Any, arguments: tuple[Any, ...], connection: Connection) -> None:
         self.streak = Streak()
@@ -99,7 +99,7 @@ class _Actor:
         self.starting: Any = self.handle.ready.remote()  # None once the actor has said that it is
 
     def moved(self) -> bool:
-        """Whether lanes have been stepped since this was last known."""
+        """Whether lanes have been stepped since the last call."""
         ray = the_ray()
         try:
             beats = ray.get(self.handle.beats.options(concurrency_group="pulse").remote(), timeout=_PULSE_SECONDS)
@@ -131,7 +131,7 @@ class RayLanes:
         actors: number of actors, at most ``width``, a CPU each while there are any; None is one per CPU of the cluster.
         hang_seconds: an actor that has stepped no lane for so long is replaced.
 
-    ``last_fault`` is what the actor that was replaced last has said. Raises ValueError, one line, where there is no
+    ``last_fault`` is the message of the actor that was replaced last. Raises ValueError, one line, where there is no
     such cluster, and RuntimeError, one line, from ``recv`` where one actor has failed five times and no episode of its
     lanes has ended in between, or where the cluster itself is gone.
     """
@@ -208,7 +208,7 @@ class RayLanes:
         self._finalizer()
 
     def _wait(self, actor: _Actor, group: int) -> Answer | None:
-        """An actor's answer; None where the actor had to be replaced."""
+        """Wait for an actor's answer; None if the actor had to be replaced."""
         with self._cluster() as ray:
             while True:
                 starting = actor.starting is not None
@@ -244,7 +244,7 @@ class RayLanes:
 
     @contextlib.contextmanager
     def _cluster(self) -> Iterator[Any]:
-        """Ray; what it fails with as a whole becomes a RuntimeError of one line."""
+        """Context in which failures of Ray as a whole become a RuntimeError of one line; yields Ray."""
         ray = the_ray()
         try:
             yield ray

@@ -1,5 +1,7 @@
-"""One Gymnasium environment, made from plain values, and a set of such environments stepped one after another. Both
-the pool in this process and the worker processes are made of it, so it imports no JAX."""
+"""One Gymnasium environment, made from plain values, and a set of such environments stepped one after another.
+
+Both the pool in this process and the worker processes are made of it, so it imports no JAX.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def described(error: BaseException) -> str:
 
 
 class Recipe(NamedTuple):
-    """What an environment is made from; plain values, so that a worker process can be told."""
+    """Plain values from which an environment is made, so that they can be sent to a worker process."""
 
     env_id: str  # a Gymnasium id, "module:Id-v0", or "module:attribute" that makes a gymnasium.Env
     env_kwargs: Mapping[str, Any] | None = None
@@ -77,7 +79,7 @@ def make_single(
 
 
 def horizon_of(env: gymnasium.Env[Any, Any]) -> int | None:
-    """The steps after which an environment truncates its episodes; None where it never says."""
+    """Steps after which an environment truncates its episodes; None if it does not say."""
     if env.spec is not None and env.spec.max_episode_steps is not None:
         return env.spec.max_episode_steps
     while isinstance(env, gymnasium.Wrapper):  # without a spec, a time limit can still be among the wrappers
@@ -92,7 +94,7 @@ class EnvFailure(RuntimeError):
 
 
 class EnvSet:
-    """Environments of one recipe by lane, each made at its first reset; what they return goes into rows of arrays."""
+    """Environments of one recipe by lane, each made at its first reset; results go into rows of arrays."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -167,7 +169,7 @@ def _ignore(*message: Any) -> None:
 
 # --- names -------------------------------------------------------------------------------------------------------
 def _resolve(path: str) -> tuple[str, Callable[..., Any] | None]:
-    """What "module:name" means: the attribute of that module, or else an id that importing the module registers."""
+    """Resolve "module:name" to the attribute of that module, or else to an id that importing the module registers."""
     module_name, _, name = path.partition(":")
     if not module_name or not name:
         raise ValueError(f"import path must look like 'module:ClassName', got {path!r}")
@@ -191,7 +193,7 @@ def _import(path: str, module_name: str, what: str) -> Any:
 
 
 def is_known(env_id: str) -> bool:
-    """Whether Gymnasium has an id; without a version it takes the latest one, and says so."""
+    """Whether Gymnasium has an id; for an id without a version it takes the latest one, and says so."""
     if env_id in registry:
         return True
     with contextlib.suppress(gymnasium.error.Error):
@@ -212,7 +214,7 @@ def _check_known(env_id: str) -> None:
 
 @contextlib.contextmanager
 def _one_line(env_id: str) -> Iterator[None]:
-    """Whatever goes wrong while an environment is made becomes a ValueError of one line."""
+    """Context in which any failure to make an environment becomes a ValueError of one line."""
     try:
         yield
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
@@ -231,7 +233,7 @@ def _one_line(env_id: str) -> Iterator[None]:
 
 # --- wrappers ----------------------------------------------------------------------------------------------------
 def _wrap(env: gymnasium.Env[Any, Any], text: str) -> gymnasium.Env[Any, Any]:
-    """The environment in the wrapper that a text such as "RescaleAction(min_action=-1, max_action=1)" names."""
+    """Wrap an environment as a text such as "RescaleAction(min_action=-1, max_action=1)" says."""
     name, kwargs = _parse(text)
     if name.rpartition(":")[2] in _STATEFUL:
         raise ValueError(
@@ -258,7 +260,7 @@ def _wrap(env: gymnasium.Env[Any, Any], text: str) -> gymnasium.Env[Any, Any]:
 
 
 def _parse(text: str) -> tuple[str, dict[str, Any]]:
-    """The name and the keyword arguments of "Name" or "Name(key=value, ...)"; values are Python literals."""
+    """Split "Name" or "Name(key=value, ...)" into name and keyword arguments; values are Python literals."""
     match = _WRAPPER.fullmatch(text.strip())
     expected = f"wrapper {text!r} must look like 'Name' or 'Name(key=value, ...)' with literal values"
     if match is None:

@@ -98,7 +98,7 @@ def _box(space: spaces.Box) -> tuple[spaces.Box, Callable[[np.ndarray], Any]]:
 
 
 def _shifted(start: np.ndarray, shape: tuple[int, ...], dtype: Any) -> Callable[[np.ndarray], Any]:
-    """Integers from 0 to integers from ``start``; the last axis, where there is one, is brought to ``shape``."""
+    """Shift integers from 0 to integers from ``start``; the last axis, where there is one, is brought to ``shape``."""
 
     def convert(action: np.ndarray) -> Any:
         own = np.add(action, start, dtype=dtype, casting="unsafe")

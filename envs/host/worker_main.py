@@ -65,7 +65,7 @@ def layout(sizes: Layout, memory: mmap.mmap | None) -> tuple[int, dict[str, Any]
 
 
 def _die_with_parent(lifeline: int) -> None:
-    """Wait until the parent's end of a pipe is closed, whatever the environment is busy with; nothing is written to it.
+    """End this process when the parent's end of a pipe is closed, whatever the environment does; nothing is written to it.
 
     The command pipe would do, but each command would wake this thread too.
     """
@@ -74,7 +74,7 @@ def _die_with_parent(lifeline: int) -> None:
 
 
 def _killed_with_parent(lifeline: int) -> None:
-    """The same by the kernel (Linux), where an environment hangs in C code and never lets a thread of Python run.
+    """Do the same by the kernel (Linux), for an environment that hangs in C code and never lets a Python thread run.
 
     The end of the pipe raises SIGIO, whose default is the end of this process and of whatever it has started.
     """
@@ -97,7 +97,7 @@ def _read(commands: int, size: int) -> bytes:
 
 
 def serve(commands: int, answers: int, memory_fd: int, lifeline: int) -> None:
-    """Work off the commands in order until told to close."""
+    """Execute the commands in order until one says to close."""
     config = json.loads(_read(commands, LENGTH.unpack(_read(commands, LENGTH.size))[0]))
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     if sys.platform == "linux":

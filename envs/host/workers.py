@@ -5,7 +5,7 @@ threads, and starting one takes a quarter of a second. What a tick needs lies in
 nothing is left behind however the processes end; twelve bytes through a pipe start it and one byte answers.
 
 A worker that crashes, whose environment raises, or that shows no sign of life is killed and replaced, and what it was
-doing is reported as lost. The episodes are for the caller to begin anew.
+doing is reported as lost. The caller begins those episodes anew.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Streak:
         self._stepped: set[tuple[int, int]] = set()  # group and lane, since the last fault
 
     def fault(self) -> bool:
-        """Count one; whether there have been too many."""
+        """Count one fault; returns whether there have been too many."""
         self.faults += 1
         self._stepped.clear()
         return self.faults >= FAULTS_IN_A_ROW
 
     def saw(self, group: int, lanes: np.ndarray, seeds: np.ndarray, flags: np.ndarray) -> None:
-        """What a worker has answered for its lanes (k,): their flags, having been reset (seeds >= 0) or stepped."""
+        """Take in a worker's answer for its lanes (k,): their flags, having been reset (seeds >= 0) or stepped."""
         if not self.faults:
             return
         alive, reset = flags & LOST == 0, seeds >= 0
@@ -69,7 +69,7 @@ class Streak:
 
 
 class _Worker:
-    """One process, its two pipes, and the ticks that it has been sent and not yet answered."""
+    """One process, its two pipes, and the ticks that it still has to answer."""
 
     def __init__(self, config: bytes, inherited: tuple[int, int]) -> None:
         self.streak = Streak()
@@ -101,7 +101,7 @@ class _Worker:
         self.write(LENGTH.pack(len(self._config)) + self._config)
 
     def write(self, data: bytes) -> None:
-        """Send a command; to a dead worker too, for its death is dealt with where the answer is missed."""
+        """Send a command, also to a dead worker: its death is handled where the answer is missing."""
         with contextlib.suppress(BrokenPipeError):
             while data:
                 data = data[os.write(self._commands, data) :]
@@ -143,7 +143,7 @@ class _Worker:
 class WorkerLanes:
     """A pool over worker processes, a ``types.Lanes``: lane i of every group lives in worker i modulo ``workers``.
 
-    ``last_fault`` is what the worker that was replaced last has said. Raises RuntimeError, one line, from ``recv``
+    ``last_fault`` is the message of the worker that was replaced last. Raises RuntimeError, one line, from ``recv``
     where one worker has failed five times and no episode of its lanes has ended in between.
     """
 
@@ -219,7 +219,7 @@ class WorkerLanes:
         self._arrays = {}  # the last to hold the memory
 
     def _wait(self, index: int, worker: _Worker) -> None:
-        """One answer of a worker, or what it takes to replace the worker."""
+        """Wait for one answer of a worker, and replace the worker where none comes."""
         beats = self._arrays["beats"]
         limit = max(self._hang_seconds, _START_SECONDS) if worker.pending[0] == _STARTING else self._hang_seconds
         while True:
@@ -281,7 +281,7 @@ def _anonymous_memory(size: int) -> int:
 
 
 def _end_all(workers: list[_Worker], descriptors: tuple[int, ...]) -> None:
-    """Let every worker close its environments, and kill what does not."""
+    """Let every worker close its environments, and kill those that do not."""
     for worker in workers:
         if worker.process.poll() is None:
             worker.write(COMMAND.pack(CLOSE, 0, 0))

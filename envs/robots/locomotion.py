@@ -1,4 +1,4 @@
-"""What the velocity-tracking tasks of MuJoCo Playground measure beside the observation, the same in both simulators.
+"""Measurements of MuJoCo Playground's velocity-tracking tasks beside the observation, the same in both simulators.
 
 A critic's observation (``privileged_state``) holds the true state that the policy sees only with noise.
 """
@@ -38,7 +38,7 @@ def is_tracked(task: str) -> bool:
 
 
 def commanded(command: Sequence[float]) -> dict[str, Any]:
-    """Options of the task in which one command (3,), or none, is given and nobody pushes.
+    """Options of the task for a given command (3,), or none, and no pushes.
 
     The task replaces a tenth of all commands by zeros.
     """
@@ -84,7 +84,7 @@ def measured(task: str, privileged: Any) -> dict[str, Any]:
 
 
 def poses(measured: Mapping[str, np.ndarray], default: np.ndarray, seconds_per_step: float) -> np.ndarray:
-    """Where the robot was in every step of an episode, as MuJoCo's qpos, from what `measured` gives.
+    """Positions of the robot in every step of an episode, as MuJoCo's qpos, from the output of `measured`.
 
     Joints, height, roll and pitch are those of the simulator; heading and position on the floor are not measured, and
     are integrated from the velocities, starting at 0.

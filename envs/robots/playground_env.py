@@ -40,7 +40,7 @@ def playground_ids() -> frozenset[str]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Playground reads its own models, without visuals, and clones no repository."""
+    """Make Playground read its own models, without visuals, and clone no repository."""
     from mujoco_playground._src import mjx_env
 
     def update_assets(assets: dict[str, Any], path: Any, glob: str = "*", recursive: bool = False) -> None:
@@ -65,13 +65,13 @@ def _offline() -> Iterator[None]:
 
 
 def _anywhere(leaf: Any) -> Any:
-    """An array of MJX's model that is not tied to a device, so that programs for several of them can hold it."""
+    """An array of MJX's model without a device, so that programs for several devices can hold it."""
     return jnp.asarray(np.asarray(leaf)) if isinstance(leaf, jax.Array) else leaf
 
 
 @contextlib.contextmanager
 def _without_devices(made: dict[Any, Any]) -> Iterator[None]:
-    """MJX's empty data, made once, in the first reset: it names a device, which no program for several of them may."""
+    """MJX's empty data without its device, made once, in the first reset, for programs of several devices."""
     from mujoco import mjx
 
     def make_data(model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -182,7 +182,7 @@ class PlaygroundEnv:
             return self._env.reset(key)
 
     def _same_types(self, state: PyTree) -> PyTree:
-        """Every leaf in the type that it has after a reset, so that a loop can carry it."""
+        """Convert every leaf to its type after a reset, so that a loop can carry it."""
 
         def cast(x: Any, like: Any) -> Any:
             return x if jnp.issubdtype(like.dtype, jax.dtypes.prng_key) else jnp.asarray(x, like.dtype)
@@ -191,12 +191,12 @@ class PlaygroundEnv:
 
 
 def _seen(obs: Any) -> Array:
-    """What a policy sees of an observation."""
+    """The part of an observation that a policy sees."""
     return jnp.asarray(obs["state"] if isinstance(obs, Mapping) else obs, jnp.float32)
 
 
 def _overrides(task: str, config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as Playground's dotted overrides."""
+    """Convert options to Playground's dotted overrides."""
     paths = dict(_leaves(config))
     found: dict[str, Any] = {}
     for option, value in options.items():

@@ -1,4 +1,4 @@
-"""The robot models of MuJoCo Playground without what is only seen.
+"""Reads the robot models of MuJoCo Playground without their visuals.
 
 Their meshes and textures are tens of megabytes that only rendering needs: the tasks collide primitives, and every body
 carries its own inertia. Without them EnvPool makes a lane in milliseconds instead of half a second, and Playground,
@@ -24,7 +24,7 @@ KEPT = (".xml", ".png")  # height fields are pictures, too
 def without_visuals(xml: str) -> str:
     """An MJCF text without meshes, without geoms that show one, and without textures.
 
-    What is removed must not collide, and bodies must carry their inertia, as in Playground's locomotion models.
+    Removed parts must not collide, and bodies must carry their inertia, as in Playground's locomotion models.
     """
     root = ElementTree.fromstring(xml)
     for element in list(root.iter()):
