@@ -1,4 +1,4 @@
-"""What a policy deploys, in NumPy: the exact integers of an int8 or binary policy, the scaled floats of the others.
+"""Deploys a policy in NumPy: the exact integers of an int8 or binary policy, the scaled floats of the others.
 
 Everything that runs a policy elsewhere reads this alone: the exports, and `runtime.NumpyPolicy`.
 """

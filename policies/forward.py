@@ -26,7 +26,7 @@ def finite(observations: np.ndarray, size: int) -> np.ndarray:
 
 
 def normalised(spec: PolicySpec, obs: np.ndarray) -> np.ndarray:
-    """What the first layer of a float policy reads (n, o), of finite observations; of S sides (S * n, f)."""
+    """Inputs of the first layer of a float policy (n, o), from finite observations; of S sides (S * n, f)."""
     offset, scale = np.asarray(spec.obs_offset), np.asarray(spec.obs_scale)
 
     def read(obs: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:

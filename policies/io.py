@@ -34,7 +34,7 @@ class PolicyFileError(ValueError):
 
 
 class SavedPolicy(NamedTuple):
-    """What a policy file holds; ``mlp_policy(saved.spec)`` is the policy."""
+    """Contents of a policy file; ``mlp_policy(saved.spec)`` is the policy."""
 
     spec: PolicySpec
     params: Params  # {"0": {"w": (m, k), "b": (m,)}, ...} float32 NumPy arrays

@@ -135,7 +135,7 @@ def layer_sizes(spec: PolicySpec) -> tuple[tuple[int, int], ...]:
 
 
 def bias_gain(spec: PolicySpec, layer: int) -> float:
-    """What a bias latent counts: 1, but as much as a weight where sides share a linear policy.
+    """Factor of a bias latent: 1, but that of a weight where sides share a linear policy.
 
     There a constant is one more feature, and the search moves it no further than the others. The biases of hidden units
     are thresholds: signs need different ones to tell how large something is.

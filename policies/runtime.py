@@ -36,7 +36,7 @@ class Network:
         self._box = action_plan(spec) if spec.head == "box" and self._plans else None
 
     def outputs(self, obs: np.ndarray) -> np.ndarray:
-        """What the head reads (n, a): integers, or y of a float precision."""
+        """Inputs of the head (n, a): integers, or y of a float precision."""
         spec, plans = self.spec, self._plans
         if plans:
             y = quantised_input(spec, obs)

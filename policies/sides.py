@@ -65,7 +65,7 @@ def side_inputs(sides: Sides) -> int:
 
 
 def features(xp: ModuleType, sides: Sides, obs: Any, read: Callable[[Any], Any]) -> list[Any]:
-    """What the network of a float policy reads, for each side.
+    """Inputs of the network of a float policy, for each side.
 
     Args:
         xp: ``numpy`` or ``jax.numpy``.

@@ -126,7 +126,7 @@ def limit_cores(count: int | None) -> None:
 
 
 def usable_cores() -> list[int]:
-    """Their numbers; where the system does not say (macOS, Windows), as many as there are."""
+    """Numbers of the cores that this process may use; where the system does not say (macOS, Windows), of all."""
     if hasattr(os, "sched_getaffinity"):
         cores = sorted(os.sched_getaffinity(0))
     else:

@@ -45,7 +45,7 @@ def _meeting() -> _Meeting:
 
 
 def everyone(tree: PyTree) -> PyTree:
-    """What every process brings: leaves (...), of the same shapes and types everywhere -> NumPy, leaves (p, ...).
+    """Gather what every process brings: leaves (...), of the same shapes and types everywhere -> NumPy, (p, ...).
 
     All processes must call it, as often and in the same order. The numbers travel as they are, bit for bit.
     """
@@ -109,14 +109,14 @@ def part_of(n: int, episodes: int, index: int, count: int) -> Part:
 
 
 def joined_parts(parts: Any, n: int, episodes: int) -> Any:
-    """Of the shares of all processes or devices (p, c, r), in their order: (n, episodes), without the padding."""
+    """Join the parts of all processes or devices (p, c, r), in their order: (n, episodes), without the padding."""
     if n >= parts.shape[0]:
         return parts.reshape(-1, parts.shape[2])[:n]
     return parts.swapaxes(0, 1).reshape(n, -1)[:, :episodes]
 
 
 def agreed(wall: float, chunk: int, interrupted: bool) -> tuple[float, int, bool]:
-    """What a training loop decides by the clock: as the leader has it; an interrupt of any process counts."""
+    """Agree on what a training loop decides by the clock: the leader's word, and an interrupt of any process."""
     if processes() == 1:
         return wall, chunk, interrupted
     walls, chunks, interrupts = everyone((np.float64(wall), np.int64(chunk), np.bool_(interrupted)))
@@ -137,7 +137,7 @@ def jitted(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 
 def own_copy(tree: PyTree) -> PyTree:
-    """What all processes have, as arrays of this process alone: whatever reads them meets nobody."""
+    """Local copies of arrays that all processes have, so that reading them needs no communication."""
     return tree if processes() == 1 else jax.tree.map(_own_leaf, tree)
 
 

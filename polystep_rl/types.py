@@ -50,7 +50,7 @@ class Moments(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """What a strategy wants evaluated in this generation."""
+    """Candidates that a strategy wants evaluated in this generation."""
 
     candidates: PyTree  # every leaf (n, ...); compact form, turned into parameters by Strategy.decode
     aux: PyTree  # what tell needs
@@ -152,7 +152,7 @@ TERM = "reward/"  # names the terms of the reward among the metrics: each times 
 
 
 class Step(NamedTuple):
-    """What an environment returns from one step: named, never a positional tuple."""
+    """Result of one step of an environment: named, never a positional tuple."""
 
     state: PyTree
     obs: Array  # (o,) or the shape in the spec
@@ -188,7 +188,7 @@ class Env(Protocol):
 
 
 class Ticks(NamedTuple):
-    """What k lanes return after each has been reset or stepped once, in the order in which they were sent."""
+    """Results of k lanes after each has been reset or stepped once, in the order in which they were sent."""
 
     obs: np.ndarray  # (k, o) float32; after a reset the first observation of the episode
     reward: np.ndarray  # (k,) float64, 0 after a reset

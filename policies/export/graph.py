@@ -18,7 +18,7 @@ Tensor = str | np.ndarray  # a value of the graph by its name, or a constant
 
 
 class Graph:
-    """What all precisions share: inputs, the sides of a body, the head. Values are float32 (N, features)."""
+    """Nodes that all precisions share: inputs, the sides of a body, the head. Values are float32 (N, features)."""
 
     one = 1.0  # what stands for an observation of 1
     domains: tuple[tuple[str, int], ...] = (("", OPSET),)
@@ -79,14 +79,14 @@ class Graph:
         return self.box(y) if self.spec.head == "box" else self.choices(y)
 
     def network(self, x: str) -> str:
-        """What the layers make of x, up to the sums of the last."""
+        """Run the layers on x, up to the sums of the last."""
         for index, layer in enumerate(self.numbers["layers"]):
             x = self.product(index, x)
             x = self.hidden(index, layer, x) if index < len(self.spec.hidden) else x
         return x
 
     def features(self, sides: Sides) -> list[str]:
-        """What the network reads, for each side: x, c, c x, s, s x (``policies.sides``)."""
+        """Inputs of the network for each side: x, c, c x, s, s x (``policies.sides``)."""
         found = []
         for rows, signs, phase in zip(sides.inputs, sides.input_signs, sides.phase, strict=True):
             x = self.read(self.node("Mul", self.columns("obs", rows), np.asarray(signs, np.float32)), first(sides))
@@ -129,7 +129,7 @@ class Graph:
 
     # What the precisions have of their own.
     def read(self, obs: str, rows: Any) -> str:
-        """What the first layer reads of observations; ``rows`` says whose scales they have."""
+        """Inputs of the first layer from observations; ``rows`` says whose scales they have."""
         raise NotImplementedError
 
     def product(self, index: int, x: str) -> str:
@@ -141,7 +141,7 @@ class Graph:
         raise NotImplementedError
 
     def output(self, y: str) -> str:
-        """What the head reads, of the sums of the last layer."""
+        """Inputs of the head from the sums of the last layer."""
         return y
 
     def joined_output(self, y: str) -> str:

@@ -1,4 +1,4 @@
-"""What exported C costs on a Cortex-M: flash, RAM and stack by the compiler's account, instructions in an emulator."""
+"""Measures exported C on a Cortex-M: flash, RAM and stack by the compiler's account, instructions in an emulator."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ToolError(RuntimeError):
 
 
 class Sizes(NamedTuple):
-    """What a policy takes, in bytes."""
+    """Sizes of a policy, in bytes."""
 
     flash_code: int  # its own instructions
     flash_data: int  # its own constants
@@ -47,7 +47,7 @@ class Sizes(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What the linker kept of a section of one file."""
+    """Bytes that the linker kept of a section of one file."""
 
     output: str  # section of the program
     section: str  # section of the file
@@ -68,7 +68,7 @@ def toolchain() -> dict[str, str | None]:
 
 
 def sizes(folder: Path, name: str, cpu: str, flags: Sequence[str] = (), entry: str = "step") -> Sizes:
-    """What ``NAME.c`` of a folder takes in a program that calls NAME_init, NAME_reset and the entry, with -Os.
+    """Sizes of ``NAME.c`` in a program that calls NAME_init, NAME_reset and the entry, with -Os.
 
     Args:
         folder, name: an exported policy.
@@ -140,7 +140,7 @@ def instructions(
 def run_on_board(
     sources: Sequence[Path], include: Sequence[Path], machine: str, cpu: str, flags: Sequence[str] = ()
 ) -> str:
-    """What a program prints on an emulated board.
+    """Run a program on an emulated board and return what it prints.
 
     Args:
         sources: C or assembler; startup.c of the board is added.
@@ -209,7 +209,7 @@ def _names(folder: Path, name: str, entry: str) -> list[str]:
 
 
 def _inputs(folder: Path, name: str, cpu: str, obs: np.ndarray, flags: Sequence[str]) -> np.ndarray:
-    """What NAME_step passes to NAME_step_int8 (n, i) int8, for observations (n, o)."""
+    """Inputs (n, i) int8 that NAME_step passes to NAME_step_int8, for observations (n, o)."""
     with tempfile.TemporaryDirectory(prefix="polystep-rl-inputs-") as place:
         source = Path(place) / "weak.c"
         source.write_text(f'#include "{name}.h"\n#pragma weak {name}_step_int8\n#include "{name}.c"\n')
@@ -222,7 +222,7 @@ def _inputs(folder: Path, name: str, cpu: str, obs: np.ndarray, flags: Sequence[
 
 
 def _embedded(sources: list[Path], folder: Path, cpu: str, values: np.ndarray, flags: Sequence[str]) -> str:
-    """What a program prints that has values (n, k) embedded as ``count_inputs``."""
+    """Run a program that has values (n, k) embedded as ``count_inputs``, and return what it prints."""
     if cpu not in MACHINES:
         raise ValueError(f"cpu {cpu!r}: no machine for it; expected one of {', '.join(MACHINES)}")
     with tempfile.TemporaryDirectory(prefix="polystep-rl-values-") as place:

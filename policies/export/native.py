@@ -76,7 +76,7 @@ class NativeError(ValueError):
 
 
 def compilers() -> tuple[str, ...]:
-    """Those of gcc and clang that are here, else cc; () without any."""
+    """The compilers that are here: gcc and clang, else cc; () without any."""
     found = tuple(name for name in COMPILERS if shutil.which(name))
     return found or (("cc",) if shutil.which("cc") else ())
 
@@ -197,5 +197,5 @@ class Library:
 
 
 def action_type(spec: PolicySpec) -> type:
-    """Of the entries of an action."""
+    """The C type of the entries of an action."""
     return np.float32 if spec.head == "box" else np.int32

@@ -153,7 +153,7 @@ class QuantiseDequantise(Integers):
     """int8 as floats: what a layer reads is quantised and dequantised; a real number is an accumulator's integer."""
 
     def scale(self, index: int) -> float:
-        """What one step of a layer's int8 activation is worth in its accumulators."""
+        """Accumulator units of one step of a layer's int8 activation."""
         layer = self.numbers["layers"][index]
         return 2.0 ** layer["shift"] / layer["mult"]
 

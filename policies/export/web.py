@@ -129,7 +129,7 @@ def _words(weight: np.ndarray) -> list[list[int]]:
 
 
 def _facts(spec: PolicySpec, metadata: dict[str, Any]) -> str:
-    """What is known of the policy, as the entries of a <dl>."""
+    """Facts about the policy, as the entries of a <dl>."""
     shape = "–".join(str(size) for size in (spec.obs_size, *spec.hidden, spec.action_size))
     facts: dict[str, Any] = {"environment": ENV, "precision": spec.precision, "network": shape}
     if spec.weight_copies > 1:

@@ -241,7 +241,7 @@ def _snapped(spec: PolicySpec, latents: Layers) -> Layers:
 
 
 def _wanted(spec: PolicySpec, params: Params, obs: np.ndarray) -> np.ndarray:
-    """What `descend` is to imitate: choices (n, groups), or actions in units of the box: (n, a), of sides (S, n, m)."""
+    """Targets of `descend`: choices (n, groups), or actions in units of the box: (n, a), of sides (S, n, m)."""
     if spec.sides is not None:
         y = float_targets(spec, params, obs)[-1]
         return squash(spec, y).astype(np.float32).reshape(len(spec.sides.inputs), len(obs), -1)

@@ -98,7 +98,7 @@ def _run(row: Results) -> dict[str, Any]:
 
 
 def _facts(systems: Iterable[Results], runs: Iterable[Results]) -> list[tuple[str, str]]:
-    """What the runs were measured with: every version and device that occurs, by name."""
+    """Versions and devices that the runs were measured with, by name."""
     found: dict[str, dict[str, None]] = {}  # dictionaries keep the order of first occurrence
 
     def note(source: Any) -> None:

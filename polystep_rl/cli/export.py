@@ -30,7 +30,7 @@ class ExportArgs:
     out: Path | None = None
     """Folder to write to; by default a folder with the name of the format in the run folder, or beside the file."""
     name: str = "policy"
-    """What the functions in C begin with; policies of different names link into one program."""
+    """Prefix of the functions in C; policies of different names link into one program."""
     which: Literal["best", "last"] | None = None
     """The best policy by held-out evaluation during training, or the last; by default the one that the run deploys."""
     policy: Annotated[Literal["int8", "binary"] | None, tyro.conf.arg(aliases=("--precision",))] = None

@@ -54,7 +54,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def one_line(box: str) -> str:
-    """What tyro prints in a box: the error itself and the names of the options that it suggests."""
+    """The error that tyro prints in a box, in one line, with the names of the options that it suggests."""
     framed = "╭" in box
     blocks = [block for block in RULE.split(FRAME.sub("", box)) if block.strip()]
     error, *rest = blocks if framed or len(blocks) < 2 else blocks[1:]  # without a frame, the title is a block

@@ -30,7 +30,7 @@ class VerifyArgs:
     sanitize: bool = True
     """Also build with -fsanitize=address,undefined."""
     seed: int = 0
-    """Of the random observations."""
+    """Seed of the random observations."""
     json: bool = False
     """Print one JSON object as the last line of standard output, and nothing else there."""
 

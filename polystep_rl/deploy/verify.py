@@ -27,7 +27,7 @@ class Route(NamedTuple):
 
 
 class Tally:
-    """What a route was asked, and what it got wrong."""
+    """Count of the observations that a route was asked, and of those that it got wrong."""
 
     def __init__(self) -> None:
         self.observations, self.wrong, self.first = 0, 0, ""

@@ -43,7 +43,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _describe(leaf: Any) -> dict[str, Any]:
-    """What must agree between a saved leaf and its template."""
+    """Describe what must agree between a saved leaf and its template."""
     if type(leaf) in (bool, int, float):
         return {"kind": type(leaf).__name__}
     if _is_key(leaf):

@@ -253,7 +253,7 @@ class RunDir:
         return load_tree(path, template)
 
     def summary(self) -> dict[str, Any]:
-        """What :meth:`finish` was given; RunDirError if the run is not finished."""
+        """Read what :meth:`finish` was given; RunDirError if the run is not finished."""
         try:
             return json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -15,7 +15,7 @@ MAX_LOSSES = 5  # of one episode
 
 
 class Ledger:
-    """What pairs have returned so far, and which of them are to do; pair p is episode p % r of candidate p // r.
+    """Returns of the pairs so far, and the pairs that are to do; pair p is episode p % r of candidate p // r.
 
     Args:
         n: candidates.

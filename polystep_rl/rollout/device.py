@@ -132,7 +132,7 @@ def evaluate_params(evaluate: Evaluator, key: Key, params: Params) -> Evaluation
 
 
 def _ready(policy: Policy, candidates: Params | Structured) -> tuple[Policy, PyTree]:
-    """What acts on lanes, and what each candidate brings along for it, leaves (c, ...)."""
+    """The policy that acts on lanes, and what each candidate brings along for it, leaves (c, ...)."""
     if not isinstance(candidates, Structured):
         return policy, jax.vmap(policy.deploy)(candidates)
     act = policy.act_structured

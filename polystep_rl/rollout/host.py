@@ -136,7 +136,7 @@ class HostEvaluator:
         return Evaluation(cost, returns, lengths, lengths.sum(), moments, bad)  # type: ignore[arg-type]
 
     def _outcomes(self, decode: Partial, candidates: PyTree, seeds: np.ndarray, limit: Any) -> list[Ledger]:
-        """Of some candidates and episodes, a chunk after the other."""
+        """Roll out some candidates and episodes, a chunk after the other."""
         n, parts = jax.tree.leaves(candidates)[0].shape[0], []
         if n == 0 or len(seeds) == 0:
             return []

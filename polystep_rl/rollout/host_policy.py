@@ -37,7 +37,7 @@ class _Changes(NamedTuple):
 
 
 def forward_of(policy: Policy, decode: Partial, candidates: PyTree) -> Forward:
-    """Of candidates (n, ...) that `decode` builds, or of which it knows the structure."""
+    """Forward pass of candidates (n, ...) that `decode` builds, or of which it knows the structure."""
     deploy, act, gather_and_act, act_changed, gather_and_act_changed = _functions(policy)
     found = deploy(decode, candidates)
     if isinstance(found, _Built):

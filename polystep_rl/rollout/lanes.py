@@ -39,7 +39,7 @@ class Loop(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What idle lanes take up: items 0, 1, ..."""
+    """Source of the items that idle lanes take up: 0, 1, ..."""
 
     todo: Array  # () int32, how many
     take: Callable[[Array], LaneStates]  # items (k,) -> lanes, k of them

@@ -22,7 +22,7 @@ def padded(count: int) -> int:
 
 
 class Items(NamedTuple):
-    """What there is to do: candidate by candidate, and group by group."""
+    """Items of work: candidate by candidate, and group by group."""
 
     todo: Array  # () int32, items 0, 1, ... that there are
     pair: Callable[[Array], Array]  # items (L,) -> pairs (L,)
@@ -30,7 +30,7 @@ class Items(NamedTuple):
 
 
 def items(keys: Key, n: int, count: Array | None, groups: Array | None) -> Items:
-    """Those of n candidates in all: of the first ``groups`` groups, the first ``count`` candidates of each.
+    """Items for the first ``count`` candidates of each of the first ``groups`` groups, of n candidates in all.
 
     Args:
         keys: (r,), or (g, r) for groups.

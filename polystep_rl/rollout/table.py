@@ -23,7 +23,7 @@ class Table(NamedTuple):
     split: Callable[[tuple[Array, ...]], PyTree]  # columns -> leaves (..., L)
 
     def columns(self, index: Array) -> tuple[Array, ...]:
-        """Those of some rows (L,): (w, L) uint32, and (..., L)."""
+        """Columns of some rows (L,): (w, L) uint32, and (..., L)."""
         return tuple(jnp.moveaxis(row[index], 0, -1) for row in self.rows)
 
 

@@ -121,7 +121,7 @@ _SAME = {"versions": "install the same versions everywhere", "settings": "give e
 
 
 def _state() -> Any:
-    """What JAX knows of the processes: asking its public functions would wait until all devices are found."""
+    """JAX's own record of the processes: its public functions would wait until all devices are found."""
     from jax._src import distributed
 
     return distributed.global_state
@@ -171,7 +171,7 @@ def _not_met(where: str) -> None:
 
 
 def _redirect() -> None:
-    """What libraries print goes to standard error, and that through `relay`; our own standard output stays."""
+    """Send what libraries print to standard error, and that through `relay`; our own standard output stays."""
     sys.stdout.flush()
     sys.stderr.flush()
     encoding, errors = sys.stdout.encoding, sys.stdout.errors

@@ -73,7 +73,7 @@ class GradientObserver:
         self.best_params: Params | None = None
 
     def report(self, env_steps: int, params: Params, metrics: dict[str, float]) -> bool:
-        """What `train_sb3` calls; true stops the run."""
+        """Take a report of `train_sb3`; true stops the run."""
         key = jax.random.fold_in(self.keys.evaluation, self.reports)
         result = jax.device_get(self.evaluate(key, params))
         found = summarise(result)
@@ -114,7 +114,7 @@ class GradientObserver:
 
 
 class _OwnErrors(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """What the environment raises becomes a SimulatorError of one line."""
+    """Turns what the environment raises into a SimulatorError of one line."""
 
     def reset(self, **kwargs: Any) -> Any:
         with its_own_error("reset"):
@@ -140,7 +140,7 @@ def _flat_env(task: Task) -> gymnasium.Env[Any, Any]:
 
 
 def _training_env(env: Env | HostEnv, config: TrainConfig) -> tuple[Any, str]:
-    """What `train_sb3` trains on, and its name: lanes of EnvPool where that is asked for, or where only EnvPool has the
+    """The environment of `train_sb3`, and its name: lanes of EnvPool where that is asked for, or where only it has the
     task, Gymnasium's own environments everywhere else."""
     task = Task.of(config)
     if simulator_facts(env)["simulator"] == "envpool" and (task.simulator == "envpool" or not is_known(task.env)):

@@ -27,7 +27,7 @@ from polystep_rl.types import Env, Evaluator, HostEnv, Moments, Params, Policy, 
 
 
 class Parts(NamedTuple):
-    """What training needs, made from a configuration."""
+    """Everything that training needs, made from a configuration."""
 
     env: Env | HostEnv
     policy: Policy
@@ -61,7 +61,7 @@ def make_parts(config: TrainConfig) -> Parts:
 
 
 def _of_one_run(config: TrainConfig) -> dict[str, Any]:
-    """What changes no program, at a value of its own: the seed, budgets and what is reported."""
+    """Settings that change no program, each at a fixed value: the seed, budgets and what is reported."""
     defaults = {entry.name: entry.default for entry in dataclasses.fields(TrainConfig)}
     names = ("generations", "wall_seconds", "eval_freq", "stop_reward", "stop_at_threshold", "test_episodes", "deploy")
     budget = None if config.total_timesteps is None else 1  # some settings need to have one
@@ -69,7 +69,7 @@ def _of_one_run(config: TrainConfig) -> dict[str, Any]:
 
 
 class _Shared(NamedTuple):
-    """What all seeds have in common: the same functions, so that they are compiled once."""
+    """Parts that all seeds share: the same functions, so that they are compiled once."""
 
     env: Env | HostEnv
     policy: Policy
@@ -97,7 +97,7 @@ def _shared_parts(config: TrainConfig) -> _Shared:
 
 
 def _evaluators(env: Env | HostEnv, policy: Policy, config: TrainConfig) -> tuple[Evaluator, Evaluator]:
-    """Of candidates and of the centre."""
+    """Make the evaluators of candidates and of the centre."""
     keys, running = streams(config.seed), config.observation_scale == "running" and config.init is None
     try:
         episodes = episodes_per_candidate(config.search)
@@ -117,7 +117,7 @@ _shared_evaluators: Any = functools.lru_cache(maxsize=2)(_evaluators)
 
 
 def prior_moments(env: Env | HostEnv) -> Moments:
-    """What running statistics of the observations begin with: episodes of random actions."""
+    """Moments that running statistics of observations begin with: of episodes of random actions."""
     return random_action_moments(env, jax.random.key(CALIBRATION_SEED))
 
 

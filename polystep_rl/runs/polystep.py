@@ -38,7 +38,7 @@ def _radius(search: SearchConfig, init: float, final: float | None) -> ps.Radius
 
 
 def _transformations(search: SearchConfig) -> list[optax.GradientTransformation]:
-    """What the steps pass through in parameter space, in this order."""
+    """Transformations that the steps pass through in parameter space, in this order."""
     found = []
     if search.optimizer == "momentum":
         found.append(optax.trace(search.momentum))

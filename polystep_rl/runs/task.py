@@ -24,7 +24,7 @@ CALIBRATION_SEED = 0  # input scales belong to the environment, not to a run: al
 
 @contextlib.contextmanager
 def its_own_error(where: str) -> Iterator[None]:
-    """What an environment raises, or ends the program with, becomes a SimulatorError of one line."""
+    """Turn what an environment raises, or ends the program with, into a SimulatorError of one line."""
     try:
         yield
     except (Exception, SystemExit) as error:
@@ -34,7 +34,7 @@ def its_own_error(where: str) -> Iterator[None]:
 
 
 class Task(NamedTuple):
-    """What makes an environment: the part of the settings that says so."""
+    """The part of the settings that makes an environment."""
 
     env: str
     simulator: str = "auto"
@@ -97,7 +97,7 @@ STAGES = 8  # of an argument that moves; the first and the last have the values 
 
 
 def training_envs(env: Env | HostEnv, config: TrainConfig) -> list[Env | HostEnv]:
-    """What candidates are evaluated on, one environment for each stage of the budget.
+    """Make the environments of training, one for each stage of the budget.
 
     Raises:
         ConfigError: arguments that the environment does not have, that change what policies see or do, or that move

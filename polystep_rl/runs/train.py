@@ -42,7 +42,7 @@ class Run:
     path: Path | None
     """Its folder; None in a process that shares the run and does not lead it."""
     summary: dict[str, Any]
-    """What `summary.json` holds: env_steps, stopped_by, best_eval_return, eval, ..."""
+    """The contents of `summary.json`: env_steps, stopped_by, best_eval_return, eval, ..."""
 
     @cached_property
     def policy(self) -> NumpyPolicy:

@@ -31,7 +31,7 @@ CLEAR_EVERY = 20  # cells: compiled programs are kept in memory until then
 
 
 class _Attempt(NamedTuple):
-    """What an earlier attempt left in the folder of a cell."""
+    """Findings about an earlier attempt in the folder of a cell."""
 
     finished: bool = False
     unfit: str = ""  # why it cannot be continued

@@ -14,7 +14,7 @@ from polystep_rl.types import Array, PyTree, Structured
 
 
 class _Moved(NamedTuple):
-    """What a candidate has for itself."""
+    """The part of a candidate that is its own."""
 
     particle: Array  # (c,) int32
     delta: Array  # (c, d)

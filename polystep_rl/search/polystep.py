@@ -69,7 +69,7 @@ class Candidates(NamedTuple):
 
 
 class Aux(NamedTuple):
-    """What tell needs from ask."""
+    """Carries to tell what it needs from ask."""
 
     directions: Array  # (P, V, d)
     epsilon: Array  # ()

@@ -37,7 +37,7 @@ class SearchConfig(AlgorithmSettings, Population):
     """Episodes per candidate."""
 
     subspace: Literal["full", "projection", "factored", "global"] = "global"
-    """What is searched: every parameter, per-layer random projections, low-rank factors, or one random block."""
+    """The searched space: every parameter, per-layer random projections, low-rank factors, or one random block."""
     subspace_size: Count = 8
     """Coordinates of a global block; for projection, the cap on their total."""
     rank: Count = 4
@@ -77,7 +77,7 @@ class SearchConfig(AlgorithmSettings, Population):
     schedule_generations: Count = 100
     """Generations the schedule takes."""
     optimizer: Literal["identity", "momentum", "adam"] = "identity"
-    """What the step passes through, in parameter space."""
+    """Transformation that the step passes through, in parameter space."""
     momentum: Decay = 0.9
     """Decay of momentum, and of Adam's first moment."""
     learning_rate: Positive = 0.1
@@ -152,7 +152,7 @@ class SpsaConfig(EvolutionConfig):
     """Simultaneous perturbation: two evaluations give a directional derivative."""
 
     distribution: Literal["rademacher", "gaussian"] = "rademacher"
-    """Of the perturbations."""
+    """Distribution of the perturbations."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ EVALUATIONS = 25  # points of a learning curve
 
 @dataclass(frozen=True)
 class Grid(Config):
-    """What is compared. Every cell gets the same budget and is judged in the same way."""
+    """The cells of a comparison. Every one gets the same budget and is judged in the same way."""
 
     envs: tuple[str, ...] = ("CartPole-v1",)
     """Environments."""
@@ -155,17 +155,17 @@ def _numbers(pairs: tuple[str, ...], name: str, known: tuple[str, ...], least: i
 
 
 def _tasks(grid: Grid) -> tuple[str, ...]:
-    """What a budget may be given for."""
+    """Names that a budget may be given for."""
     return (*grid.envs, *(f"{env}/{policy}" for env in grid.envs for policy in grid.policies))
 
 
 def _named(grid: Grid) -> tuple[str, ...]:
-    """What a first seed may be given for."""
+    """Names that a first seed may be given for."""
     return (*grid.envs, *_rows(grid))
 
 
 def _counted(grid: Grid) -> tuple[str, ...]:
-    """What a number of seeds may be given for."""
+    """Names that a number of seeds may be given for."""
     return (*grid.algos, *_rows(grid))
 
 

@@ -48,7 +48,7 @@ class TrainConfig(Config):
     structure: Annotated[Literal["none", "gait"], tyro.conf.arg(aliases=("--sides",))] = "none"
     """gait: both legs of a walking robot share one network, which sees its own leg's phase; none: a plain network."""
     simulator: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
-    """What simulates: auto takes the first of the others that has the environment. Gradient methods train in Gymnasium
+    """The simulator: auto takes the first of the others that has the environment. Gradient methods train in Gymnasium
     where it has the task, unless envpool is given."""
     env_kwarg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A keyword argument of the environment, as name=value; may be given several times."""
@@ -73,7 +73,7 @@ class TrainConfig(Config):
     """Subtracted from every step's reward in training, not in what is reported: an alive bonus, for one. One below 0
     pays for living."""
     step_penalty_final: float | None = None
-    """What --step-penalty moves to, linearly, as the budget of env steps is spent."""
+    """The value that --step-penalty moves to, linearly, as the budget of env steps is spent."""
     train_end: str | None = None
     """End an episode of training, not of what is reported, where a metric of the environment falls below a number:
     height<0.5."""
@@ -110,7 +110,7 @@ class TrainConfig(Config):
     stop_at_threshold: bool = False
     """Stop at the environment's own reward threshold."""
     deploy: Literal["best", "last"] = "best"
-    """What the final report evaluates: the best centre of the evaluations, or the last one, whatever they said."""
+    """The policy of the final report: the best centre of the evaluations, or the last one, whatever they said."""
     search: AlgorithmSettings = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
@@ -262,7 +262,7 @@ def config_text(config: Mapping[str, Any]) -> bytes:
 
 
 def read_config(path: Path) -> Any:
-    """What a ``config.yaml`` holds. ValueError, YAMLError or RecursionError if that is damaged; OSError.
+    """Read a ``config.yaml``. ValueError, YAMLError or RecursionError if that is damaged; OSError.
 
     A text that was cut off is often YAML still, with fewer settings: the mark at the end tells.
     """

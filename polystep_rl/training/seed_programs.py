@@ -102,7 +102,7 @@ def judged(alone: DeviceEvaluator, returns: Array, lengths: Array, spent: Array)
 
 
 class _Given(NamedTuple):
-    """What a chunk is given; what belongs to the searches has leaves (S, ...)."""
+    """Arguments of a chunk; what belongs to the searches has leaves (S, ...)."""
 
     keys: Any  # Streams
     limits: Any  # Limits

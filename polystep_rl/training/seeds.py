@@ -49,7 +49,7 @@ class Seed(NamedTuple):
 
 
 class Centre(NamedTuple):
-    """What is booked of an evaluation of the centre."""
+    """The numbers of an evaluation of the centre that are booked."""
 
     returns: np.ndarray  # (1, r)
     lengths: np.ndarray  # (1, r)
@@ -81,7 +81,7 @@ def seeds_at_once(strategy: Strategy, evaluate: Evaluator, evaluate_centre: Eval
 
 
 class SeedPrograms:
-    """What is compiled for a number of seeds of a search."""
+    """Compiled programs for a number of seeds of a search."""
 
     def __init__(self, strategy: Strategy, evaluate: DeviceEvaluator, evaluate_centre: DeviceEvaluator) -> None:
         self._chunk = chunk_function(strategy, evaluate)
@@ -195,7 +195,7 @@ class _SeedLoop:
         return self.progress[s]._replace(state=self.compiled.state_of(self.states, s))
 
     def limits(self, chunk: int) -> Limits:
-        """Of every place; those without a seed that goes on have nothing to do."""
+        """Limits for every place; finished seeds get no generation."""
         found = []
         for s in range(self.places):
             of_one = chunk_limits(self.progress[s if s in self.going else 0], self.settings, chunk)

@@ -24,7 +24,7 @@ LONG = 500  # steps: ten seconds
 
 
 def seconds_per_step(loaded: LoadedRun) -> float:
-    """Of control, in a run's task."""
+    """Seconds between two actions in a run's task."""
     return float(keyword_arguments(loaded.task.env_kwarg).get("ctrl_dt", SECONDS_PER_STEP))
 
 

@@ -17,7 +17,7 @@ STANDING = 0.01  # a command shorter than this is to stand, as in the task's own
 
 
 def direction(command: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """What a command mostly asks for: indices in ``DIRECTIONS``.
+    """Classify commands by what they mostly ask for: indices in ``DIRECTIONS``.
 
     Args:
         command: (..., 3), forward and left in m/s, turn in rad/s.
