@@ -30,7 +30,10 @@ STRATEGIES = {
 }
 PARAMS = {"b": jnp.linspace(-1, 1, 5), "s": jnp.asarray(0.5), "w": jnp.linspace(-1, 1, 30).reshape(6, 5)}
 MAIN = ["spsa", "eggroll", "hill"]
-every_strategy = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+every_strategy = pytest.mark.parametrize(
+    "strategy",
+    [pytest.param(x, marks=() if name in MAIN else pytest.mark.slow, id=name) for name, x in STRATEGIES.items()],
+)
 main_strategies = pytest.mark.parametrize("strategy", [STRATEGIES[name] for name in MAIN], ids=MAIN)
 
 
