@@ -185,13 +185,18 @@ def from_plain(cls: type[Config], values: Any, where: str = "configuration") -> 
     Raises:
         ConfigError: an unknown name (the closest one is suggested), or a value of the wrong type.
     """
+    return cls(**_arguments(cls, values, where))
+
+
+def _arguments(cls: type[Config], values: Any, where: str) -> dict[str, Any]:
+    """The fields of a configuration, each of its type; whether they are in range is checked when it is made."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a mapping of settings, got {reprlib.repr(values)}")
     hints, values = cls.prepared(values)
     for name in values:
         if name not in hints:
             raise ConfigError(f"{where}: unknown setting {reprlib.repr(name)}{in_brackets(str(name), hints)}")
-    return cls(**{name: _checked(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+    return {name: _checked(hints[name], value, f"{where}: {name}") for name, value in values.items()}
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
@@ -251,9 +256,10 @@ def load_yaml(path: Path) -> TrainConfig:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise SettingsFileError(f"{path}: damaged, or not the settings of a run ({type(error).__name__})") from error
     try:
-        return from_plain(TrainConfig, values, str(path))
+        arguments = _arguments(TrainConfig, values, str(path))
     except ConfigError as error:
         raise SettingsFileError(str(error)) from None
+    return TrainConfig(**arguments)
 
 
 def config_text(config: Mapping[str, Any]) -> bytes:

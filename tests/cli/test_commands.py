@@ -22,6 +22,7 @@ from polystep_rl import __version__
 from polystep_rl.cli import COMMANDS
 from polystep_rl.envs import registered_ids
 from polystep_rl.records.metrics import read_metrics
+from polystep_rl.runs.display import Lines
 from polystep_rl.runs.observer import RunObserver
 from polystep_rl.settings.presets import preset
 from polystep_rl.settings.run import TrainConfig, from_plain
@@ -163,7 +164,7 @@ def progress_lines(times: list[float], rows: list[dict[str, Any]], monkeypatch: 
     stream = io.StringIO()
     run: Any = SimpleNamespace(log=lambda *args: None)
     parts: Any = None
-    observer = RunObserver(run, parts, TrainConfig(total_timesteps=100_000), stream, quiet=False)
+    observer = RunObserver(run, parts, TrainConfig(total_timesteps=100_000), Lines(stream))
     for moment, row in zip(times, rows, strict=True):
         now[0] = moment
         observer.generations([row])

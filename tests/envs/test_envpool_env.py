@@ -180,7 +180,7 @@ def test_auto_takes_jax_then_envpool_then_gymnasium():
     assert make_any("LunarLander-v3").simulator == "envpool"
     assert "FrozenLake-v1" in envpool_ids() and make_any("FrozenLake-v1", workers="0").simulator == "gymnasium"
     assert make_any("CartPole-v1", wrappers=["FlattenObservation"], workers="0").simulator == "gymnasium"
-    with pytest.raises(ValueError, match="--wrapper needs --simulator gymnasium"):
+    with pytest.raises(ValueError, match="`wrapper` needs `simulator` gymnasium"):
         make_any("CartPole-v1", "envpool", wrappers=["FlattenObservation"])
 
 

@@ -10,6 +10,7 @@ class PointLanes:
     """Lanes of PointEnv; `lose` says which ticks of which lanes are lost."""
 
     together = False
+    last_fault = ""
 
     def __init__(self, env, width, groups, lose):
         self.env, self.width, self.groups, self.lose = env, width, groups, lose
@@ -55,7 +56,7 @@ class PointLanes:
 
 
 class PointEnv:
-    simulator, crn = "gymnasium", True
+    simulator, crn, measures = "gymnasium", True, False
 
     def __init__(self, longest=7, horizon=50, lose=lambda tick, lane: False, mad=None):
         box = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -65,3 +66,6 @@ class PointEnv:
     def lanes(self, width, groups, seed):
         self.pools.append(PointLanes(self, width, groups, self.lose))
         return self.pools[-1]
+
+    def measuring(self):
+        return self

@@ -156,7 +156,7 @@ def test_a_pool_is_sent_and_received_in_turn(workers):
             {"env_id": "support.odd:needs_a_package"},
             r"needs a package that is not installed: Foo .*`pip install foo`",
         ),
-        ({"env_id": "support.odd:Counter"}, r"has no time limit of its own: give one with --max-episode-steps"),
+        ({"env_id": "support.odd:Counter"}, r"has no time limit of its own: give one with `max_episode_steps`"),
         ({"env_id": "CartPole-v1", "env_kwargs": {"a": 1}}, r"cannot be made from these arguments: .*'a'"),
         (
             {"env_id": "support.odd:Counter", "env_kwargs": {"a": 1}},
@@ -215,7 +215,7 @@ def test_the_checker_finds_what_outlives_a_reset(workers):
 def test_auto_finds_a_function_with_arguments_and_jax_refuses_it():
     env = make_any("support.odd:sized", env_kwargs={"size": 3}, max_episode_steps=9, workers="0")
     assert isinstance(env, GymnasiumEnv)
-    with pytest.raises(ValueError, match="^'support.odd:Counter' is a gymnasium.Env, .* give --simulator gymnasium$"):
+    with pytest.raises(ValueError, match="^'support.odd:Counter' is a gymnasium.Env, .* give `simulator` gymnasium$"):
         make("support.odd:Counter")
 
 

@@ -45,7 +45,7 @@ def test_what_cannot_be_reached_is_said_in_one_line(workers, message):
 
 def test_a_missing_ray_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"^--workers ray needs Ray: pip install 'polystep-rl\[ray\]'$"):
+    with pytest.raises(ValueError, match=r"^`workers` ray needs Ray: pip install 'polystep-rl\[ray\]'$"):
         make_any("CartPole-v1", "gymnasium", None, (), None, "ray")
 
 

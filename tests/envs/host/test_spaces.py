@@ -66,7 +66,7 @@ UNFIT = [
 
 @pytest.mark.parametrize("space", [*UNFIT, spaces.Dict({"a": spaces.Tuple((spaces.Discrete(2), UNFIT[0]))})])
 def test_observations_without_a_fixed_size_are_refused_in_one_line(space):
-    with pytest.raises(ValueError, match=r"cannot be flattened; expected Box, .*--wrapper") as error:
+    with pytest.raises(ValueError, match=r"cannot be flattened; expected Box, .*`wrapper`") as error:
         flat_observations(space)
     assert "\n" not in str(error.value)
 
@@ -135,7 +135,7 @@ def test_converted_actions_are_new_arrays():
 
 @pytest.mark.parametrize("space", [*UNFIT, spaces.Dict({"a": spaces.Discrete(2)}), spaces.Tuple([spaces.Discrete(2)])])
 def test_other_action_spaces_are_refused_in_one_line(space):
-    with pytest.raises(ValueError, match=r"expected Discrete, a bounded Box, .*--wrapper") as error:
+    with pytest.raises(ValueError, match=r"expected Discrete, a bounded Box, .*`wrapper`") as error:
         policy_actions(space)
     assert "\n" not in str(error.value)
 
