@@ -24,6 +24,6 @@ class Record(Observer):
     def interrupted(self) -> bool:
         return self.interrupt_after is not None and len(self.rows) >= self.interrupt_after
 
-    def table(self) -> str:
-        """Its rows without times; a text, in which NaN equals NaN."""
-        return repr([{k: v for k, v in row.items() if not k.startswith("time/")} for row in self.rows])
+    def table(self) -> list[str]:
+        """Its rows without times, each as a text, in which NaN equals NaN."""
+        return [repr({k: v for k, v in row.items() if not k.startswith("time/")}) for row in self.rows]
