@@ -1,4 +1,4 @@
-"""``check_env`` tests whether an environment keeps the contract of ``polystep_rl.types.Env``"""
+"""``check_env`` tests whether an environment keeps the contract of ``polystep_rl.types.Env``."""
 
 from __future__ import annotations
 

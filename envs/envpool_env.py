@@ -170,9 +170,8 @@ class EnvPoolEnv:
     def lanes(self, width: int, groups: int, seed: int) -> EnvPoolLanes:
         """A new pool of ``groups`` x ``width`` lanes; without ``crn``, ``seed`` decides all their episodes.
 
-        On a single core nothing is simulated while the policy acts, so all lanes are one group there, and the
-        policy acts
-        half as often. Not without ``crn``: the groups decide the episodes.
+        On a single core nothing is simulated while the policy acts, so all lanes are one group there and the policy
+        acts half as often; not without ``crn``, where the groups decide the episodes.
         """
         if self.crn and len(usable_cores()) == 1:
             width, groups = width * groups, 1

@@ -65,10 +65,9 @@ def layout(sizes: Layout, memory: mmap.mmap | None) -> tuple[int, dict[str, Any]
 
 
 def _die_with_parent(lifeline: int) -> None:
-    """End this process when the parent's end of a pipe is closed, whatever the environment does; nothing is
-    written to it.
+    """End this process when the parent's end of a pipe is closed, whatever the environment does.
 
-    The command pipe would do, but each command would wake this thread too.
+    Nothing is written to that pipe. The command pipe would do, but each command would wake this thread too.
     """
     os.read(lifeline, 1)
     os._exit(0)

@@ -38,7 +38,7 @@ def is_tracked(task: str) -> bool:
 
 
 def commanded(command: Sequence[float]) -> dict[str, Any]:
-    """Options of the task for a given command (3,), or none, and no pushes.
+    """Options of the task that give one command (3,), or none, and no pushes.
 
     The task replaces a tenth of all commands by zeros.
     """
