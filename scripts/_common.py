@@ -45,7 +45,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def finished(folder: Path, read: Callable[[Path], Found]) -> Found | None:
-    """What ``read`` finds in a run folder, if the run has ended."""
+    """The answer of ``read`` about a run folder, if the run has ended."""
     try:
         return read(folder)
     except (RunDirError, OSError):

@@ -69,7 +69,7 @@ def test_a_script_says_what_it_does(script: Path, start: Start) -> None:
 
 
 def test_what_scripts_import_of_the_library_is_there() -> None:
-    """Of those, too, that need what is not installed here."""
+    """Scripts that need what is not installed here are read, too."""
     for path in SCRIPTS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("polystep_rl"):

@@ -15,8 +15,6 @@ from polystep_rl.deploy.trained import read
 from polystep_rl.errors import ConfigError
 from polystep_rl.machine import setup_jax
 
-FORMATS = ("bundle", "c", "onnx", "qonnx", "web")
-
 
 @dataclass(frozen=True)
 class ExportArgs:

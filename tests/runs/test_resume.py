@@ -29,7 +29,7 @@ COMMON = ("train", "--env", "CartPole-v1", "--eval-episodes", "16", "--test-epis
 
 
 class Killed(BaseException):
-    """What a power cut would be."""
+    """Raised where a power cut would be."""
 
 
 def killed_after(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,7 +200,7 @@ def test_from_stable_baselines3(cli: Callable, tmp_path: Path) -> None:
 
 # --- resuming ------------------------------------------------------------------------------------------------------
 class Killed(BaseException):
-    """What a power cut would be."""
+    """Raised where a power cut would be."""
 
 
 @pytest.mark.parametrize("moment", ["after a checkpoint", "before the first checkpoint"])

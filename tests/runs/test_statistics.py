@@ -80,7 +80,7 @@ def load_task(run: Path) -> Task:
 
 
 def test_a_binary_policy_in_gymnasium_needs_no_other_normaliser(cli: Callable, tmp_path: Path) -> None:
-    """What is in the file acts on the raw observations of Gymnasium's own loop, to the return that play reports."""
+    """The policy in the file acts on the raw observations of Gymnasium's own loop, to the return that play reports."""
     run = tmp_path / "run"
     done(cli(*CARTPOLE, "--policy", "binary", "--workers", "0", "--observation-scale", "running", "--run-dir", run))
     saved, env = read_policy(run / "best_policy"), gymnasium.make("CartPole-v1", 60)

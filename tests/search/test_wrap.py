@@ -62,7 +62,7 @@ def test_structure_survives(search: str, wrapper: str) -> None:
 
 @pytest.mark.parametrize("search", SEARCHES)
 def test_statistics_of_observations_have_no_structure(search: str) -> None:
-    """Their scales are parameters, and a policy that acts by structure has constant ones."""
+    """Scales of observations are parameters there, and a policy that acts by structure has constant ones."""
     assert observing(SEARCHES[search][0], PRIOR).structure is None
 
 

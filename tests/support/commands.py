@@ -48,7 +48,7 @@ def call(*argv: object) -> Outcome:
 
 
 def done(outcome: Outcome) -> Any:
-    """What a command that went well printed with --json."""
+    """The object that a command printed with --json; it must have gone well."""
     assert outcome.code == 0, outcome.err
     return outcome.json
 

@@ -19,11 +19,11 @@ BROKEN = ("train", "--env", "own_host_envs:Broken", "--max-episode-steps", "5", 
 
 
 class Killed(BaseException):
-    """What a power cut would be."""
+    """Raised where a power cut would be."""
 
 
 def results(summary: dict[str, Any]) -> dict[str, Any]:
-    """What does not depend on when and where."""
+    """The part of a summary that does not depend on when and where."""
     return {name: value for name, value in summary.items() if name not in ("run_dir", "wall_seconds")}
 
 

@@ -1,4 +1,4 @@
-"""What the workers of bench/rollout.py have in common: requests and answers are JSON objects, one a line.
+"""Protocol of the workers of bench/rollout.py: requests and answers are JSON objects, one a line.
 
 {"prepare": case, "env": id, "weights": npz, "episodes": r, "variant": name}
     -> {"lockstep": steps, "living": steps, "versions": {...}}
